@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+#
+#   make test [SM=checkout]   unit tests, then the storage tests in the lab
+#   make demo [SM=checkout]   the mission, step by step, in the lab
+#   make install [DESTDIR=]   on a host, or into a folder
+
+SM_DIR = /opt/xensource/sm
+LIBEXEC_DIR = /opt/xensource/libexec
+UNIT_DIR = /usr/lib/systemd/system
+PYTHON_SITE ?= $(shell python3 -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+
+PYTHON ?= python3
+VENV = .venv
+export SM
+
+.PHONY: test unit storage demo lint install uninstall tools clean
+
+test: lint unit storage
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+unit: $(VENV)/ready
+	tools/unit-tests $(VENV)/bin/python
+
+storage: $(VENV)/ready
+	$(VENV)/bin/python -m pytest tests/storage
+
+demo: $(VENV)/ready
+	$(VENV)/bin/python -m tests.lab.demo
+
+# Packages of the distribution, then Python tools in a folder of their own.
+$(VENV)/ready: requirements-dev.txt tools/install-packages
+	tools/install-packages
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+install:
+	install -d $(DESTDIR)$(SM_DIR)/luksext $(DESTDIR)$(LIBEXEC_DIR) $(DESTDIR)$(PYTHON_SITE)
+	install -m 755 drivers/LUKSEXTSR.py $(DESTDIR)$(SM_DIR)
+	ln -sf LUKSEXTSR.py $(DESTDIR)$(SM_DIR)/LUKSEXTSR
+	install -m 644 drivers/luksext_sm.py $(DESTDIR)$(SM_DIR)
+	install -m 644 drivers/luksext/*.py $(DESTDIR)$(SM_DIR)/luksext
+	install -m 755 libexec/luksext-gc libexec/luksext-sm-plugins $(DESTDIR)$(LIBEXEC_DIR)
+	install -m 644 python/luksext_plugins.py python/luksext.pth $(DESTDIR)$(PYTHON_SITE)
+	for unit in SMGC@ xapi; do \
+	  install -d $(DESTDIR)$(UNIT_DIR)/$$unit.service.d; \
+	  install -m 644 systemd/$$unit.service.d/luksext.conf $(DESTDIR)$(UNIT_DIR)/$$unit.service.d; \
+	done
+
+uninstall:
+	rm -rf $(DESTDIR)$(SM_DIR)/luksext
+	rm -f $(DESTDIR)$(SM_DIR)/LUKSEXTSR $(DESTDIR)$(SM_DIR)/LUKSEXTSR.py \
+	  $(DESTDIR)$(SM_DIR)/luksext_sm.py \
+	  $(DESTDIR)$(LIBEXEC_DIR)/luksext-gc $(DESTDIR)$(LIBEXEC_DIR)/luksext-sm-plugins \
+	  $(DESTDIR)$(PYTHON_SITE)/luksext_plugins.py $(DESTDIR)$(PYTHON_SITE)/luksext.pth \
+	  $(DESTDIR)$(UNIT_DIR)/SMGC@.service.d/luksext.conf \
+	  $(DESTDIR)$(UNIT_DIR)/xapi.service.d/luksext.conf \
+	  $(DESTDIR)/etc/xapi.conf.d/99-zz-luksext.conf
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

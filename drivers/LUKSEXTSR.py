@@ -1,0 +1,395 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-only
+"""LUKSEXTSR: a local ext SR on LUKS-encrypted disks, unlocked by clevis.
+
+One idea: an encrypted device is a device. Under each disk of the SR sits a LUKS container; above
+them everything is the stock ext driver. This class swaps the devices and orders the steps; all
+about encryption is in the package luksext.
+"""
+import contextlib
+import functools
+import json
+import logging
+import os
+import sys
+import xml.etree.ElementTree as ElementTree
+
+# SM also loads this file from other programs, whose path does not lead here.
+_HERE = os.path.dirname(os.path.realpath(__file__))
+if _HERE not in sys.path:
+    sys.path.append(_HERE)
+
+# pylint: disable=wrong-import-position
+from luksext import container as containers  # noqa: E402
+from luksext import devices, header, options  # noqa: E402
+from luksext.container import LuksContainer, Record  # noqa: E402
+from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
+from luksext.generation import Identity, identity_of  # noqa: E402
+from luksext_sm import (  # noqa: E402
+    EXTSR, SR, SR_TYPE, FileSR, SRCommand, cleanup, scsiutil, teach_gc, util, xs_errors)
+
+CAPABILITIES = EXTSR.CAPABILITIES
+
+CONFIGURATION = [list(description) for description in options.DESCRIPTIONS] + [
+    entry for entry in EXTSR.CONFIGURATION + FileSR.CONFIGURATION
+    if entry[0] not in ("device", "location")]
+
+DRIVER_INFO = {
+    "name": "Local encrypted EXT4 (LUKS)",
+    "description": "SR plugin which represents disks as image files on a local EXT4 filesystem, "
+                   "created inside an LVM volume on LUKS-encrypted disks that clevis unlocks, by "
+                   "default with the TPM 2.0 of the host",
+    "vendor": "luksext",
+    "copyright": "(C) 2026 The luksext authors",
+    "driver_version": "1.0",
+    "required_api_version": "1.0",
+    "capabilities": CAPABILITIES,
+    "configuration": CONFIGURATION,
+}
+
+# What we note in SR.sm_config, to recognise the containers and to tell users.
+_RECORD_KEY = "luks_containers"
+_RECOVERY_KEY = "luks_recovery_key"
+
+_ALERTS_KEY = "luks_alerts"
+
+_NO_RECOVERY_ALERT = "LUKS-W001"
+
+teach_gc(cleanup)
+
+
+class _SMlogHandler(logging.Handler):
+    """Sends what the package logs (commands, their times, never secrets) to SMlog."""
+
+    def emit(self, record):
+        util.SMlog("luksext: " + record.getMessage())
+
+
+def _log_to_smlog():
+    log = logging.getLogger("luksext")
+    if not log.handlers:
+        log.addHandler(_SMlogHandler())
+        log.setLevel(logging.INFO)
+
+
+def _explained(method):
+    """Turns a LuksError into the error that XAPI understands, with its code and the SR named."""
+
+    @functools.wraps(method)
+    def wrapper(self, *args):
+        _log_to_smlog()
+        try:
+            return method(self, *args)
+        except LuksError as error:
+            text = "SR {}: {}".format(self.uuid, error) if self.uuid else str(error)
+            util.SMlog("luksext: error {}: {}".format(error.code, text))
+            raise xs_errors.SROSError(error.code, text) from error
+
+    return wrapper
+
+
+class _Undo:
+    """Takes back what was done, newest first, when the block fails before `forget`.
+
+    A step that cannot be taken back is logged: the error that the administrator sees is the first.
+    """
+
+    def __init__(self):
+        self._steps = []
+
+    def add(self, step):
+        self._steps.append(step)
+
+    def forget(self):
+        self._steps = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        for step in reversed(self._steps):
+            try:
+                step()
+            except Exception as error:  # pylint: disable=broad-except
+                util.SMlog("luksext: cannot undo: {}".format(error))
+
+
+class LUKSEXTSR(EXTSR.EXTSR):
+    """ext SR inside of LUKS containers."""
+
+    @staticmethod
+    def handles(type):
+        return type == SR_TYPE
+
+    def load(self, sr_uuid):
+        super(LUKSEXTSR, self).load(sr_uuid)
+        # Set while the ext driver works on the open containers: FileSR.delete attaches and
+        # detaches on its own, through the methods below.
+        self._inside = False
+        # blktap2 grants read caching to objects that handle 'ext'. Only this object says so, not
+        # the class: SR.driver('ext') must go on finding the stock driver.
+        self.handles = lambda type: type in (SR_TYPE, "ext")
+
+    @SR.deviceCheck
+    @_explained
+    def create(self, sr_uuid, size):
+        """Makes containers, proves that they open by their binding, builds the ext SR inside.
+
+        XAPI ignores a failure of the first plug, so what this leaves behind must be known to open.
+        """
+        with _Undo() as undo:
+            undo.add(self._forget_recovery_secret)
+            wanted = containers.prepare(options.parse(self.dconf))
+            passphrase = self._recovery_passphrase()
+            self._check_devices(sr_uuid, wanted)
+            made = self._make_containers(sr_uuid, wanted, passphrase, undo)
+            undo.add(self._deactivate)
+            with self._working_inside(made):
+                super(LUKSEXTSR, self).create(sr_uuid, size)
+                super(LUKSEXTSR, self).detach(sr_uuid)
+            for container in made:
+                container.close()
+            self._record(made)
+            undo.forget()
+        if passphrase is not None:
+            # The secret that the PBD names stays until the first attach can remove its name too.
+            self._destroy_secrets(passphrase.decode("utf-8"), keep=self._secrets_in_use())
+
+    @SR.deviceCheck
+    @_explained
+    def attach(self, sr_uuid):
+        """Unlocks the containers, then attaches the ext SR inside. Idempotent."""
+        if self._inside:
+            super(LUKSEXTSR, self).attach(sr_uuid)
+            return
+        discard = options.parse(self.dconf).discard
+        records = self._records()
+        found = self._find(sr_uuid, records)
+        with _Undo() as undo:
+            for container, record in zip(found, records or [None] * len(found)):
+                if container.open(record, discard):
+                    undo.add(container.close)
+            if not self._volume_is_active():
+                undo.add(self._deactivate)
+            with self._working_inside(found):
+                super(LUKSEXTSR, self).attach(sr_uuid)
+            undo.forget()
+        if not records:
+            self._record(found)
+        self._note_disks(found)
+        self._forget_recovery_secret()
+        self._warn_without_recovery_key()
+
+    @_explained
+    def detach(self, sr_uuid):
+        """Detaches the ext SR, then closes the containers. Idempotent from every state."""
+        if self._inside:
+            super(LUKSEXTSR, self).detach(sr_uuid)
+            return
+        mappings = self._open_mappings(sr_uuid)
+        try:
+            super(LUKSEXTSR, self).detach(sr_uuid)
+        except xs_errors.SROSError:
+            # The ext driver also fails where there is nothing left to deactivate.
+            if self._checkmount() or self._volume_is_active():
+                raise
+        for mapping in mappings:
+            containers.close_mapping(mapping)
+
+    @SR.deviceCheck
+    @_explained
+    def delete(self, sr_uuid):
+        """Deletes the ext SR inside, then erases every keyslot and the headers.
+
+        XAPI attaches first. The containers stay open while the ext driver works, since it removes
+        the physical volumes after it detached.
+        """
+        found = self._find(sr_uuid, self._records())
+        with self._working_inside(found):
+            super(LUKSEXTSR, self).delete(sr_uuid)
+        for container in found:
+            container.close()
+            container.erase()
+
+    @SR.deviceCheck
+    @_explained
+    def probe(self):
+        """The SRs on the given devices, locked or not, as the ext driver lists them."""
+        root = ElementTree.Element("SRlist")
+        seen = set()
+        for device in options.parse_devices(self.dconf):
+            devices.check_exists(device)
+            found = header.find(device)
+            identity = LuksContainer(device, found).identity if found else None
+            if identity is not None and identity.sr_uuid not in seen:
+                seen.add(identity.sr_uuid)
+                root.append(self._probed(identity.sr_uuid, device))
+        return ElementTree.tostring(root, encoding="unicode")
+
+    @staticmethod
+    def _probed(sr_uuid, device):
+        try:
+            found = containers.find_identified(sr_uuid, [device])
+        except LuksError as error:
+            util.SMlog("luksext: probe: {}".format(error))
+            found = [LuksContainer(device, header.read(device))]
+        entry = ElementTree.Element("SR")
+        for name, value in (
+                ("UUID", sr_uuid),
+                ("Devlist", ",".join(container.device for container in found)),
+                ("size", str(sum(container.payload_size for container in found)))):
+            ElementTree.SubElement(entry, name).text = value
+        return entry
+
+    def _check_devices(self, sr_uuid, wanted):
+        """Refuses every device that must not be formatted; nothing was touched yet."""
+        for device in wanted.devices:
+            devices.check_exists(device)
+        if util.test_hostPBD_devs(self.session, sr_uuid, self.dconf["device"]):
+            raise DeviceInUse(self.dconf["device"], ["another SR of this host (`xe pbd-list`)"])
+        for device in wanted.devices:
+            if util.test_scsiserial(self.session, device):
+                raise DeviceInUse(device, ["another SR of this pool (`xe sr-list`)"])
+            devices.check_suitable(device)
+            devices.check_free(device)
+            if header.is_luks(device):
+                identity = identity_of(device)
+                if identity is not None:
+                    raise DeviceIsOurs(device, identity.sr_uuid)
+            if not wanted.force:
+                devices.check_empty(device)
+
+    @staticmethod
+    def _make_containers(sr_uuid, wanted, passphrase, undo):
+        """Formats and opens a container on each device; `undo` takes how to undo it."""
+        made = []
+        for index, device in enumerate(wanted.devices):
+            container = containers.format_container(
+                device, Identity(sr_uuid, index, len(wanted.devices)), wanted, passphrase)
+            undo.add(container.erase)
+            undo.add(container.close)
+            container.open(container.record, wanted.discard)
+            made.append(container)
+        return made
+
+    def _find(self, sr_uuid, records):
+        """The SR's containers in their order, wherever their disks are now."""
+        hints = options.parse_devices(self.dconf)
+        if not records:
+            return containers.find_identified(sr_uuid, hints)
+        hints += [hints[0]] * (len(records) - len(hints))
+        return [containers.find_recorded(record, hint) for record, hint in zip(records, hints)]
+
+    def _open_mappings(self, sr_uuid):
+        """The open mappings of the SR, found without its disks where they are recorded."""
+        records = self._records()
+        if records:
+            mappings = [devices.crypt_mapping_of(record.uuid) for record in records]
+        else:
+            mappings = [container.mapping for container in containers.all_containers()
+                        if container.identity is not None
+                        and container.identity.sr_uuid == sr_uuid]
+        return [mapping for mapping in mappings if mapping is not None]
+
+    @contextlib.contextmanager
+    def _working_inside(self, found):
+        """Within, the ext driver sees the open containers as the SR's devices."""
+        outside = self.dconf["device"]
+        self.dconf["device"] = ",".join(container.mapping.path for container in found)
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
+            self.dconf["device"] = outside
+
+    def _volume_is_active(self):
+        # LVM doubles the dashes within a name of device-mapper (lvm(8), dmsetup splitname).
+        name = "{}-{}".format(self.vgname.replace("-", "--"), self.uuid.replace("-", "--"))
+        return devices.is_mapped(name)
+
+    def _deactivate(self):
+        """Lets go of the containers after a failure, so that they can be closed."""
+        if self._checkmount():
+            super(LUKSEXTSR, self).detach(self.uuid)
+        elif self._volume_is_active():
+            util.pread2(["lvchange", "-an", self.remotepath])
+
+    def _sm_config(self):
+        return self.session.xenapi.SR.get_sm_config(self.sr_ref)
+
+    def _update_sm_config(self, **values):
+        self.session.xenapi.SR.set_sm_config(self.sr_ref, dict(self._sm_config(), **values))
+
+    def _record(self, found):
+        """Notes what the containers are, to compare with at each attach."""
+        recoverable = all(container.has_other_key for container in found)
+        self._update_sm_config(**{
+            _RECORD_KEY: json.dumps([container.record for container in found]),
+            _RECOVERY_KEY: "unconfirmed" if recoverable else "none"})
+
+    def _records(self):
+        """What `_record` noted; empty for an SR that was introduced."""
+        return [Record(*fields) for fields in json.loads(self._sm_config().get(_RECORD_KEY, "[]"))]
+
+    def _note_disks(self, found):
+        """Notes of the disks what the ext driver noted of the mappings: their serial numbers, by
+        which other SRs refuse them, and the I/O scheduler."""
+        disks = [container.device for container in found]
+        scsiutil.add_serial_record(self.session, self.sr_ref,
+                                   scsiutil.devlist_to_serialstring(disks))
+        for disk in disks:
+            self.block_setscheduler(disk)
+
+    def _warn_without_recovery_key(self):
+        """Raises the alert once for an SR that nothing but its binding opens."""
+        config = self._sm_config()
+        if config.get(_RECOVERY_KEY) != "none" or _NO_RECOVERY_ALERT in config.get(_ALERTS_KEY, ""):
+            return
+        self.session.xenapi.message.create(
+            _NO_RECOVERY_ALERT, 3, "SR", self.uuid,
+            "The encrypted SR {} has no recovery key: if its TPM or server fails, its data are "
+            "lost. Add a passphrase: cryptsetup luksAddKey DEVICE, with the key that `clevis luks "
+            "pass -d DEVICE -s {}` prints.".format(self.uuid, containers.BINDING_SLOT))
+        self._update_sm_config(**{_ALERTS_KEY: _NO_RECOVERY_ALERT})
+
+    def _recovery_passphrase(self):
+        """The passphrase that XAPI keeps for us in a secret, as bytes; None where none was given."""
+        secret = self.dconf.get(options.RECOVERY_SECRET_KEY)
+        if secret is None:
+            return None
+        return options.check_passphrase(util.get_secret(self.session, secret))
+
+    def _forget_recovery_secret(self):
+        """Removes the passphrase from XAPI: from the PBD the name of the secret, then the secret
+        and the copies of it that XAPI made and lost (SR.create leaves one that nothing names)."""
+        secret = self.dconf.get(options.RECOVERY_SECRET_KEY)
+        if secret is None:
+            return
+        pbd = util.find_my_pbd(self.session, self.host_ref, self.sr_ref)
+        config = self.session.xenapi.PBD.get_device_config(pbd)
+        config.pop(options.RECOVERY_SECRET_KEY, None)
+        self.session.xenapi.PBD.set_device_config(pbd, config)
+        with contextlib.suppress(xs_errors.SROSError):
+            self._destroy_secrets(util.get_secret(self.session, secret),
+                                  keep=self._secrets_in_use())
+
+    def _destroy_secrets(self, value, keep):
+        """Destroys all secrets with that value, but not those whose UUIDs are in `keep`."""
+        for ref, secret in self.session.xenapi.secret.get_all_records().items():
+            if secret["value"].rstrip("\n") == value.rstrip("\n") and secret["uuid"] not in keep:
+                self.session.xenapi.secret.destroy(ref)
+
+    def _secrets_in_use(self):
+        """UUIDs that any PBD or SR of the pool names in its configuration."""
+        configs = [pbd["device_config"]
+                   for pbd in self.session.xenapi.PBD.get_all_records().values()]
+        configs += [sr["sm_config"] for sr in self.session.xenapi.SR.get_all_records().values()]
+        return {value for config in configs for key, value in config.items()
+                if key.endswith("password_secret")}
+
+
+if __name__ == "__main__":
+    SRCommand.run(LUKSEXTSR, DRIVER_INFO)
+else:
+    SR.registerSR(LUKSEXTSR)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""clevis pins: seal a key, unseal it, describe a sealed key, and tell why unsealing failed.
+
+A sealed key is a JWE in compact form: five base64url parts (RFC 7516, section 7.1), of which the
+first holds the pin and its configuration (clevis(1)).
+"""
+import base64
+import binascii
+import json
+import os
+import shutil
+import urllib.error
+import urllib.request
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from luksext import tpm
+from luksext.errors import (CommandFailed, CommandTimeout, PinRefuses, TangRefuses,
+                            TangUnreachable, TpmRefuses, UnlockRefused)
+from luksext.run import PATH, require, run
+
+# Seconds. A slow TPM needs several for a key; clevis itself has no limit.
+DEADLINE = 60
+_TANG_DEADLINE = 5
+
+
+class Pin(NamedTuple):
+    """A pin and its configuration, for sealing or as read from a sealed key."""
+
+    name: str
+    config: Dict[str, Any]
+
+
+def available_pins() -> List[str]:
+    """The names of the pins that this host's clevis can seal with."""
+    prefix = "clevis-encrypt-"
+    found = {name[len(prefix):] for directory in PATH.split(":") if os.path.isdir(directory)
+             for name in os.listdir(directory) if name.startswith(prefix)}
+    return sorted(found)
+
+
+def check_tools(pin: Pin) -> None:
+    """Raises ToolMissing where the programs that `pin` needs are not installed."""
+    require("clevis", "jose")
+    for leaf in leaves(pin):
+        require("clevis-decrypt-" + leaf.name)
+        if leaf.name == "tpm2" and shutil.which("clevis-pin-tpm2", path=PATH) is None:
+            require("tpm2_createprimary")
+
+
+def seal(pin: Pin, key: bytes) -> str:
+    """Seals `key`, returns the JWE.
+
+    Raises UnlockRefused's children where the TPM or server cannot do it now.
+    """
+    try:
+        result = run(["clevis", "encrypt", pin.name, json.dumps(pin.config, sort_keys=True)],
+                     stdin=key, deadline=DEADLINE)
+    except (CommandFailed, CommandTimeout) as error:
+        raise _sealing_refused(pin, error) from error
+    return result.stdout.decode("ascii").strip()
+
+
+def unseal(jwe: str) -> bytes:
+    """The key in `jwe`.
+
+    Raises a child of UnlockRefused that names the cause.
+    """
+    try:
+        return run(["clevis", "decrypt"], stdin=jwe.encode("ascii"), deadline=DEADLINE).stdout
+    except (CommandFailed, CommandTimeout) as error:
+        raise _unsealing_refused(describe(jwe), error) from error
+
+
+def describe(jwe: str) -> Pin:
+    """The pin that sealed `jwe`; `Pin("unknown", {})` where it cannot be told."""
+    try:
+        header = json.loads(_base64url(jwe.split(".")[0]).decode("utf-8"))
+        name = header["clevis"]["pin"]
+        return Pin(str(name), dict(header["clevis"][name]))
+    except (ValueError, KeyError, TypeError):
+        return Pin("unknown", {})
+
+
+def leaves(pin: Pin) -> Iterator[Pin]:
+    """`pin` itself, or for the pin sss (clevis-encrypt-sss(1)) all pins that it shares among."""
+    if pin.name != "sss":
+        yield pin
+        return
+    for name, configs in dict(pin.config.get("pins", {})).items():
+        for config in configs if isinstance(configs, list) else [configs]:
+            yield from leaves(Pin(name, config))
+
+
+def _sealed_leaves(pin: Pin) -> Iterator[Pin]:
+    # In a sealed key, sss keeps its shares as JWEs under "jwe".
+    if pin.name != "sss":
+        yield pin
+        return
+    for jwe in pin.config.get("jwe", []):
+        yield from _sealed_leaves(describe(jwe))
+
+
+def _base64url(text: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _sealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
+    for leaf in leaves(pin):
+        reason = _state_of(leaf)
+        if reason is not None:
+            return reason
+    return PinRefuses(pin.name, _detail(error))
+
+
+def _unsealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
+    found = [_state_of(leaf) or _refusal_of(leaf, error) for leaf in _sealed_leaves(pin)]
+    if len(found) == 1:
+        return found[0]
+    sentences = [reason.sentence for reason in found] or [_detail(error)]
+    return PinRefuses(pin.name, " ".join(sentences))
+
+
+def _detail(error: Exception) -> str:
+    return getattr(error, "sentence", str(error))
+
+
+def _state_of(pin: Pin) -> Optional[UnlockRefused]:
+    """What is wrong with the thing that `pin` depends on, None when it is in order."""
+    checks: Dict[str, Callable[[Pin], None]] = {
+        "tpm2": lambda leaf: tpm.check(),
+        "tang": _check_tang,
+    }
+    try:
+        if pin.name in checks:
+            checks[pin.name](pin)
+    except UnlockRefused as reason:
+        return reason
+    return None
+
+
+def _refusal_of(pin: Pin, error: Exception) -> UnlockRefused:
+    """Why `pin` said no although what it depends on is in order."""
+    if pin.name == "tpm2" and isinstance(error, CommandFailed):
+        return TpmRefuses(str(pin.config.get("pcr_ids", "")))
+    if pin.name == "tang" and isinstance(error, CommandFailed):
+        return TangRefuses(str(pin.config.get("url", "")))
+    return PinRefuses(pin.name, _detail(error))
+
+
+def _check_tang(pin: Pin) -> None:
+    url = str(pin.config.get("url", ""))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(url + "/adv", timeout=_TANG_DEADLINE).close()
+    except urllib.error.HTTPError as error:
+        raise TangUnreachable(url, "it answers with HTTP status {}".format(error.code)) from error
+    except (OSError, ValueError) as error:
+        raise TangUnreachable(url, str(getattr(error, "reason", error))) from error
+
+
+def split(jwe: str) -> Tuple[str, str, str, str, str]:
+    """The five parts of a compact JWE: protected, encrypted_key, iv, ciphertext, tag."""
+    parts = jwe.split(".")
+    if len(parts) != 5:
+        raise ValueError("not a JWE in compact form")
+    return (parts[0], parts[1], parts[2], parts[3], parts[4])

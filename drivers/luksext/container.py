@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The life of one LUKS container: format, open, close, erase.
+
+A container is known by its LUKS UUID, never by the name of its disk. Before it is opened, its header
+is compared with what was recorded when it was made; after, the kernel's table with what was asked.
+"""
+import secrets
+import time
+import uuid as uuids
+from typing import Iterator, List, NamedTuple, Optional
+
+from luksext import clevis, cryptsetup, devices, header
+from luksext.cryptsetup import Format
+from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
+                            LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
+                            Unsupported, UnlockRefused, open_by_hand)
+from luksext.generation import GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of
+from luksext.header import Header
+from luksext.options import CIPHERS, Options
+from luksext.run import require, run
+
+# Keyslots of a new container. The binding comes first: `cryptsetup open` without a slot, as clevis
+# runs it, tries slot 0 first, and a stretched passphrase costs seconds and memory to try.
+BINDING_SLOT = 0
+RECOVERY_SLOT = 1
+
+# LUKS2 tokens can be imported since this version; without, there is no place for a binding.
+_TOKENS_SINCE = (2, 0, 4)
+
+_CLOSE_TRIES = 5
+_ERASED_MIB = 16
+
+
+class Record(NamedTuple):
+    """What was noted of a container when it was made, to recognise it by."""
+
+    uuid: str
+    cipher: str
+    key_bits: int
+
+
+class LuksContainer:
+    """One device with a LUKS header on it."""
+
+    def __init__(self, device: str, luks_header: Header) -> None:
+        self.device = device
+        self.header = luks_header
+        self.generation = GENERATIONS[luks_header.version]
+
+    @property
+    def uuid(self) -> str:
+        """The LUKS UUID."""
+        return self.header.uuid
+
+    @property
+    def record(self) -> Record:
+        """What to note of this container."""
+        return Record(self.uuid, self.header.cipher, self.header.key_bits)
+
+    @property
+    def mapping(self) -> Optional[devices.Mapping]:
+        """The open mapping, under whatever name; None while the container is closed."""
+        return devices.crypt_mapping_on(self.device)
+
+    @property
+    def identity(self) -> Optional[Identity]:
+        """Whose disk this is, None for a container that is not ours."""
+        return self.generation.identity(self.device, self.header)
+
+    @property
+    def has_other_key(self) -> bool:
+        """Whether a keyslot exists that no binding opens: a passphrase or recovery key."""
+        bound = {binding.slot for binding in self.generation.bindings(self.device, self.header)}
+        return bool(set(self.header.keyslots) - bound)
+
+    @property
+    def payload_size(self) -> int:
+        """Bytes that the open container offers."""
+        return header.payload_size(self.device, self.header)
+
+    def open(self, expected: Optional[Record], discard: bool) -> bool:
+        """Makes the data readable through `mapping`; whether that was not the case before.
+
+        expected: what was recorded; None where nothing is, then the header must be one of the kind
+        that we make. discard: let discards through to the disk.
+
+        Raises HeaderMismatch before anything is opened, UnlockRefused's children, MappingMismatch.
+        """
+        self._check_header(expected)
+        if self.mapping is not None:
+            self._check_mapping()
+            return False
+        require(*self.generation.programs)
+        self._unlock(discard)
+        try:
+            self._check_mapping()
+        except LuksError:
+            self.close()
+            raise
+        return True
+
+    def close(self) -> None:
+        """Takes the mapping away. Nothing to do is no error; DeviceInUse while something uses it."""
+        mapping = self.mapping
+        if mapping is not None:
+            close_mapping(mapping)
+
+    def erase(self) -> None:
+        """Destroys all keyslots, then the header: nothing opens or recognises it any more."""
+        cryptsetup.erase(self.device)
+        _clear_start(self.device)
+
+    def _check_header(self, expected: Optional[Record]) -> None:
+        found = self.header
+        if expected is not None:
+            self._compare("LUKS UUID", found.uuid, expected.uuid)
+            self._compare("cipher", found.cipher, expected.cipher)
+            self._compare("key size", str(found.key_bits), str(expected.key_bits))
+        elif found.cipher not in CIPHERS:
+            self._compare("cipher", found.cipher, " or ".join(CIPHERS))
+        self._compare("sector size", str(found.sector_size), str(header.SECTOR))
+        self._compare("requirements", " ".join(found.requirements) or "none", "none")
+        if any(cipher.startswith("cipher_null") for cipher in found.keyslot_ciphers):
+            self._compare("keyslot cipher", "cipher_null", "an encrypted keyslot")
+
+    def _compare(self, what: str, found: str, expected: str) -> None:
+        if found != expected:
+            raise HeaderMismatch(self.device, "{} {}".format(what, found), expected)
+
+    def _unlock(self, discard: bool) -> None:
+        bindings = self.generation.bindings(self.device, self.header)
+        if not bindings:
+            raise NoBinding(self.device, self.uuid)
+        refusals = []
+        for binding in bindings:
+            try:
+                key = clevis.unseal(binding.jwe)
+                cryptsetup.open_device(self.device, "luks-" + self.uuid, binding.slot, key, discard)
+                return
+            except UnlockRefused as refusal:
+                refusals.append(refusal)
+        raise self._explained(refusals)
+
+    def _explained(self, refusals: List[UnlockRefused]) -> UnlockRefused:
+        """One refusal that names this device and the way in that is left."""
+        refusal = refusals[0]
+        if len(refusals) > 1:
+            refusal = PinRefuses("of every binding", " ".join(r.sentence for r in refusals))
+        refusal.sentence = "{} was not unlocked. {}".format(self.device, refusal.sentence)
+        refusal.remedy = "{} {}".format(refusal.remedy, open_by_hand(self.device, self.uuid))
+        return refusal
+
+    def _check_mapping(self) -> None:
+        # "0 SECTORS crypt CIPHER KEY IV_OFFSET DEVICE OFFSET [N OPTIONS…]"
+        # (kernel, admin-guide/device-mapper/dm-crypt.rst)
+        mapping = self.mapping
+        if mapping is None:
+            raise MappingMismatch("luks-" + self.uuid, "no mapping", "one on " + self.device)
+        table = cryptsetup.mapping_table(mapping.name)
+        offset = self.header.payload_offset // header.SECTOR
+        found = "{} {} {}".format(*(table[i] if i < len(table) else "?" for i in (3, 6, 7)))
+        expected = "{} {} {}".format(self.header.cipher, devices.number_of(self.device), offset)
+        if len(table) < 8 or table[2] != "crypt" or found != expected:
+            raise MappingMismatch(mapping.name, found, expected)
+        if devices.logical_block_size(mapping.path) != header.SECTOR:
+            raise MappingMismatch(mapping.name, "a sector size other than 512 bytes", "512")
+
+
+def format_container(device: str, identity: Identity, options: Options,
+                     passphrase: Optional[bytes]) -> LuksContainer:
+    """Makes a container of `device`, bound to the pin of `options`. Destroys what was there.
+
+    The key is sealed before the device is touched: a host whose TPM or server cannot seal is told
+    so with nothing changed. The caller has checked the device and made `options` by `prepare`, and
+    proves the binding by `open`.
+    A failure on the way erases what was begun.
+
+    passphrase: becomes a second keyslot, where given.
+    """
+    key = secrets.token_urlsafe(32).encode("ascii")
+    jwe = clevis.seal(options.pin, key)
+    version = options.luks_version or 0
+    generation = GENERATIONS[version]
+    wanted = Format(version, str(uuids.uuid4()), options.cipher, options.key_bits,
+                    str(identity), SUBSYSTEM)
+    try:
+        _clear_start(device)
+        cryptsetup.luks_format(device, wanted, BINDING_SLOT, key)
+        generation.write_identity(device, identity)
+        generation.write_binding(device, Binding(BINDING_SLOT, jwe))
+        if passphrase:
+            cryptsetup.add_passphrase(device, version, RECOVERY_SLOT, key, passphrase)
+        return LuksContainer(device, header.read(device))
+    except BaseException:
+        _clear_start(device)
+        raise
+
+
+def prepare(options: Options) -> Options:
+    """`options` with the LUKS version chosen, where this host has all that it takes.
+
+    Raises ToolMissing; Unsupported for a version that this host's cryptsetup cannot bind.
+    """
+    clevis.check_tools(options.pin)
+    require("cryptsetup", "wipefs", "dmsetup", "dd")
+    can_bind_luks2 = cryptsetup.version() >= _TOKENS_SINCE
+    if options.luks_version == 2 and not can_bind_luks2:
+        raise Unsupported(
+            "device-config:luks-version=2 needs cryptsetup 2.0.4, this host has {}.".format(
+                ".".join(map(str, cryptsetup.version()))),
+            "Leave luks-version out: this host makes LUKS1 containers, which later hosts open.")
+    version = options.luks_version or (2 if can_bind_luks2 else 1)
+    require(*GENERATIONS[version].programs)
+    return options._replace(luks_version=version)
+
+
+def find_recorded(record: Record, hint: str) -> LuksContainer:
+    """The container of `record`, on the device `hint` or wherever it is now.
+
+    Raises DeviceMissing, Ambiguous; and for a hint that carries no intact header while no other
+    disk is the one, HeaderMissing or HeaderDamaged.
+    """
+    mapping = devices.crypt_mapping_of(record.uuid)
+    disk = devices.disk_of(mapping) if mapping else None
+    for device in [disk] if disk else _present([hint]):
+        found = header.find(device)
+        if found and found.uuid == record.uuid:
+            return LuksContainer(device, found)
+    matches = [container for container in all_containers() if container.uuid == record.uuid]
+    if len(matches) > 1:
+        raise Ambiguous(record.uuid, [match.device for match in matches])
+    if matches:
+        return matches[0]
+    raise _why_not_found(record, hint)
+
+
+def _why_not_found(record: Record, hint: str) -> LuksError:
+    for device in _present([hint]):
+        try:
+            found = header.read(device)
+        except LuksError as error:
+            return error
+        return HeaderMismatch(device, "LUKS UUID " + found.uuid, record.uuid)
+    return DeviceMissing(
+        "The disk with the LUKS container {} (last known as {}) is not in this host.".format(
+            record.uuid, hint),
+        "Look for it with `lsblk -o NAME,SIZE,UUID,SERIAL`; plug it in and run `xe pbd-plug` again.")
+
+
+def find_identified(sr_uuid: str, hints: List[str]) -> List[LuksContainer]:
+    """All containers whose headers say that they belong to `sr_uuid`, in their order.
+
+    hints: where they are expected; all other disks are searched for the rest.
+    Raises DeviceMissing, Ambiguous; NotOurs, HeaderMissing, HeaderDamaged for a wrong hint.
+    """
+    found = {}
+    for container in _unique(hints):
+        identity = container.identity
+        if identity is None or identity.sr_uuid != sr_uuid:
+            continue
+        if identity.index in found:
+            raise Ambiguous(container.uuid, [found[identity.index].device, container.device])
+        found[identity.index] = container
+        count = identity.count
+        if len(found) == count:
+            return [found[index] for index in sorted(found)]
+    if found:
+        raise DeviceMissing(
+            "Only {} of the {} disks of the SR {} are in this host.".format(
+                len(found), count, sr_uuid),
+            "Look for the others with `lsblk -o NAME,SIZE,LABEL,SERIAL`, then run "
+            "`xe pbd-plug` again.")
+    raise _why_not_ours(sr_uuid, hints)
+
+
+def _why_not_ours(sr_uuid: str, hints: List[str]) -> LuksError:
+    for device in _present(hints):
+        try:
+            identity_of(device)
+        except LuksError as error:
+            return error
+        return NotOurs(device, sr_uuid)
+    return DeviceMissing(
+        "No disk of the SR {} is in this host, and {} does not exist.".format(
+            sr_uuid, ", ".join(hints)),
+        "List the disks with `lsblk -o NAME,SIZE,LABEL,SERIAL`.")
+
+
+def all_containers() -> Iterator[LuksContainer]:
+    """Every LUKS container on this host's disks, ours or not, whose header is intact."""
+    for device in devices.candidates():
+        found = header.find(device)
+        if found:
+            yield LuksContainer(device, found)
+
+
+def _unique(hints: List[str]) -> Iterator[LuksContainer]:
+    """The containers on `hints`, then all others."""
+    seen = set()
+    for device in _present(hints):
+        found = header.find(device)
+        if found:
+            seen.add(devices.kernel_name(device))
+            yield LuksContainer(device, found)
+    for container in all_containers():
+        if devices.kernel_name(container.device) not in seen:
+            yield container
+
+
+def _present(paths: List[str]) -> List[str]:
+    present = []
+    for path in paths:
+        try:
+            devices.check_exists(path)
+        except LuksError:
+            continue
+        present.append(path)
+    return present
+
+
+def close_mapping(mapping: devices.Mapping) -> None:
+    """Closes an open container. Raises DeviceInUse while something uses it.
+
+    udev may hold a new device for a moment, so a busy one is tried again.
+    """
+    for attempt in range(_CLOSE_TRIES):
+        if cryptsetup.close(mapping.name):
+            return
+        run(["udevadm", "settle", "--timeout=5"], accept=(0, 1))
+        time.sleep(0.2 * attempt)
+    raise DeviceInUse(mapping.path, devices.holders(mapping.path))
+
+
+def _clear_start(device: str) -> None:
+    """Overwrites the header area: a stale luksmeta area would outlive luksFormat."""
+    run(["dd", "if=/dev/zero", "of=" + device, "bs=1M", "count={}".format(_ERASED_MIB),
+         "conv=fsync,notrunc"], deadline=120)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""One function for each thing that we do with cryptsetup (cryptsetup(8)) and luksmeta.
+
+Every option is given, none is left to the default of a version: defaults differ between 2.0.3 and
+2.7 in type, key size, PBKDF, data offset and sector size. Keys travel on stdin or in a pipe.
+"""
+import json
+import re
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from luksext.errors import CommandFailed, KeyRefused
+from luksext.run import run, secret_pipe
+
+# 16 MiB for both versions, in sectors of 512 bytes: what current cryptsetup gives LUKS2. LUKS1 has
+# room for luksmeta then, and can be converted to LUKS2 in place later.
+PAYLOAD_SECTORS = 32768
+
+# Exit statuses (cryptsetup(8), RETURN CODES).
+_WRONG_KEY = 2
+_NO_DEVICE = 4
+_BUSY = 5
+
+# A random key of 256 bits needs no stretching: the least that cryptsetup accepts.
+_RANDOM_KEY_PBKDF = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
+
+# Argon2 reserves its memory when the slot is opened, in a dom0 that may have little.
+ARGON2_KIB = 128 * 1024
+
+_FORMAT_DEADLINE = 120
+_UNLOCK_DEADLINE = 60
+
+
+class Format(NamedTuple):
+    """What a new container shall be: see `Header` for the fields; label for LUKS2 only."""
+
+    version: int
+    uuid: str
+    cipher: str
+    key_bits: int
+    label: str
+    subsystem: str
+
+
+def version() -> Tuple[int, ...]:
+    """The version of cryptsetup as numbers, for example (2, 0, 3)."""
+    output = run(["cryptsetup", "--version"]).stdout.decode("ascii", "replace")
+    match = re.search(r"(\d+)\.(\d+)\.(\d+)", output)
+    return tuple(int(part) for part in match.groups()) if match else (0, 0, 0)
+
+
+def luks_format(device: str, wanted: Format, slot: int, key: bytes) -> None:
+    """Writes a new header to `device`, with the random `key` in `slot`. Destroys what was there."""
+    argv = ["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks{}".format(wanted.version),
+            "--cipher", wanted.cipher, "--key-size", str(wanted.key_bits), "--hash", "sha256",
+            "--align-payload", str(PAYLOAD_SECTORS), "--uuid", wanted.uuid,
+            "--use-urandom", "--key-slot", str(slot), "--key-file", "-"]
+    argv += _RANDOM_KEY_PBKDF
+    if wanted.version == 2:
+        argv += ["--sector-size", "512", "--label", wanted.label, "--subsystem", wanted.subsystem]
+    run(argv + [device], stdin=key, deadline=_FORMAT_DEADLINE)
+
+
+def add_passphrase(device: str, luks_version: int, slot: int, key: bytes,
+                   passphrase: bytes) -> None:
+    """Puts `passphrase`, chosen by a person and so stretched, into `slot`; `key` opens already."""
+    pbkdf = ["--iter-time", "2000"]
+    if luks_version == 2:
+        pbkdf += ["--pbkdf", "argon2id", "--pbkdf-memory", str(ARGON2_KIB),
+                  "--pbkdf-parallel", "2"]
+    with secret_pipe(passphrase) as pipe:
+        run(["cryptsetup", "luksAddKey", "--batch-mode", "--key-slot", str(slot),
+             "--key-file", "-"] + pbkdf + [device, pipe.path],
+            stdin=key, pipes=[pipe], deadline=_FORMAT_DEADLINE)
+
+
+def open_device(device: str, name: str, slot: int, key: bytes, discard: bool) -> None:
+    """Opens `device` as /dev/mapper/`name` with the `key` of `slot`. Raises KeyRefused."""
+    argv = ["cryptsetup", "open", "--type", "luks", "--key-slot", str(slot), "--key-file", "-"]
+    if discard:
+        argv.append("--allow-discards")
+    result = run(argv + [device, name], stdin=key, deadline=_UNLOCK_DEADLINE,
+                 accept=(0, _WRONG_KEY))
+    if result.status == _WRONG_KEY:
+        raise KeyRefused(device, slot)
+
+
+def close(name: str) -> bool:
+    """Closes the mapping `name`. False: something still uses it. Closing twice is no error."""
+    return run(["cryptsetup", "close", name], accept=(0, _NO_DEVICE, _BUSY)).status != _BUSY
+
+
+def erase(device: str) -> None:
+    """Destroys every keyslot of `device`: nothing opens it any more."""
+    run(["cryptsetup", "erase", "--batch-mode", device])
+
+
+def import_token(device: str, token: Dict[str, Any]) -> None:
+    """Adds a token object to the LUKS2 header of `device` (cryptsetup 2.0.4 and later)."""
+    run(["cryptsetup", "token", "import", device], stdin=json.dumps(token).encode("ascii"))
+
+
+def mapping_table(name: str) -> List[str]:
+    """The fields of the device-mapper table of `name`; its key is zeros or a keyring name."""
+    return run(["dmsetup", "table", name]).stdout.decode("ascii", "replace").split()
+
+
+def luksmeta_init(device: str) -> None:
+    """Makes the area of luksmeta(8) in the LUKS1 header of `device`, empty."""
+    run(["luksmeta", "init", "-f", "-d", device])
+
+
+def luksmeta_save(device: str, slot: int, uuid: str, data: bytes) -> None:
+    """Saves `data` of the kind `uuid` beside `slot`."""
+    run(["luksmeta", "save", "-d", device, "-s", str(slot), "-u", uuid], stdin=data)
+
+
+def luksmeta_load(device: str, slot: int, uuid: str) -> Optional[bytes]:
+    """What was saved of the kind `uuid` beside `slot`; None where there is nothing."""
+    try:
+        return run(["luksmeta", "load", "-d", device, "-s", str(slot), "-u", uuid]).stdout
+    except CommandFailed:
+        return None
+
+
+def luksmeta_slots(device: str) -> Dict[int, str]:
+    """The kinds (UUIDs) of what is saved, by slot; empty without luksmeta area."""
+    try:
+        output = run(["luksmeta", "show", "-d", device]).stdout.decode("ascii", "replace")
+    except CommandFailed:
+        return {}
+    lines = [line.split() for line in output.splitlines()]
+    return {int(fields[0]): fields[2] for fields in lines if len(fields) == 3}

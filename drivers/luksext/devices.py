@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Block devices: what they are, what they carry, and who holds them.
+
+Facts come from sysfs (Documentation/ABI/testing/sysfs-block), so that asking costs no program and
+waits for no udev. The only program here is wipefs, which lists signatures and writes nothing.
+"""
+import contextlib
+import errno
+import os
+from typing import Iterator, List, NamedTuple, Optional
+
+from luksext.errors import DeviceInUse, DeviceMissing, DeviceNotEmpty, DeviceUnsuitable
+from luksext.header import SECTOR
+from luksext.run import run
+
+# EXTSR needs an LVM physical volume with 10 MiB of metadata and an ext4 in it, above 16 MiB of
+# LUKS header: anything smaller could not hold one VDI.
+MINIMUM_SIZE = 128 * 1024 * 1024
+
+_SYSFS = "/sys/class/block"
+
+
+class Mapping(NamedTuple):
+    """An open dm-crypt mapping: its name, and its kernel name (`dm-3`)."""
+
+    name: str
+    kernel_name: str
+
+    @property
+    def path(self) -> str:
+        """The node that it is used by."""
+        return "/dev/mapper/" + self.name
+
+
+def kernel_name(device: str) -> str:
+    """`sdb` for any path that leads to /dev/sdb."""
+    return os.path.basename(os.path.realpath(device))
+
+
+def check_exists(device: str) -> None:
+    """Raises DeviceMissing or DeviceUnsuitable unless `device` is a block device."""
+    if not os.path.exists(device):
+        raise DeviceMissing(
+            "The device {} does not exist on this host.".format(device),
+            "List the disks with `lsblk -o NAME,SIZE,FSTYPE,SERIAL` and name one by "
+            "device-config:device, best by its /dev/disk/by-id path.")
+    if not os.path.isdir(os.path.join(_SYSFS, kernel_name(device))):
+        raise DeviceUnsuitable(
+            "{} is not a block device.".format(device),
+            "Name a disk or partition: `lsblk` lists them.")
+
+
+def check_suitable(device: str) -> None:
+    """Raises DeviceUnsuitable where `device` cannot carry an SR, whatever is on it."""
+    if _attribute(device, "ro") == "1":
+        raise DeviceUnsuitable(
+            "{} is read-only.".format(device), "Unlock its write protection, or use another.")
+    size = size_of(device)
+    if size < MINIMUM_SIZE:
+        raise DeviceUnsuitable(
+            "{} is too small: it has {} MiB, {} MiB are needed.".format(
+                device, size >> 20, MINIMUM_SIZE >> 20),
+            "Name a larger disk or partition.")
+    logical = logical_block_size(device)
+    if logical != SECTOR:
+        raise DeviceUnsuitable(
+            "{} has logical blocks of {} bytes; VHD images need blocks of {} bytes.".format(
+                device, logical, SECTOR),
+            "Many disks can be reformatted to 512-byte blocks (`nvme format`, `sg_format`); "
+            "else use another disk.")
+
+
+def check_empty(device: str) -> None:
+    """Raises DeviceNotEmpty where libblkid finds any signature on `device`."""
+    signatures = _signatures(device)
+    if signatures:
+        raise DeviceNotEmpty(device, signatures)
+
+
+def check_free(device: str) -> None:
+    """Raises DeviceInUse where the kernel does not grant exclusive use of `device`.
+
+    O_EXCL on a block device fails with EBUSY while it, or a partition of it, is mounted, swapped
+    on, or used by device-mapper or md (open(2)).
+    """
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise DeviceMissing(
+                "{} cannot be opened: {}.".format(device, error.strerror),
+                "Check the disk with `dmesg | tail`.") from error
+        raise DeviceInUse(device, holders(device)) from error
+
+
+def size_of(device: str) -> int:
+    """Size of `device` in bytes. sysfs counts in units of 512 bytes for all devices."""
+    return 512 * int(_attribute(device, "size"))
+
+
+def logical_block_size(device: str) -> int:
+    """The smallest unit of I/O of `device` in bytes."""
+    name = kernel_name(device)
+    for directory in (name, _parent(name)):
+        value = _read(os.path.join(_SYSFS, directory, "queue/logical_block_size"))
+        if value:
+            return int(value)
+    return SECTOR
+
+
+def number_of(device: str) -> str:
+    """`major:minor` of `device`, as device-mapper tables name it."""
+    return _attribute(device, "dev")
+
+
+def holders(device: str) -> List[str]:
+    """Who holds `device` or a partition of it, in words for an administrator."""
+    name = kernel_name(device)
+    found = []
+    for part in [name] + _partitions(name):
+        found += ["/dev/mapper/" + (_read(os.path.join(_SYSFS, holder, "dm/name")) or holder)
+                  for holder in _listdir(os.path.join(_SYSFS, part, "holders"))]
+        found += ["the mount " + place for place in _mounts(part)]
+    return found
+
+
+def crypt_mapping_on(device: str) -> Optional[Mapping]:
+    """The open LUKS mapping whose disk is `device`, under whatever name it was opened."""
+    for holder in _listdir(os.path.join(_SYSFS, kernel_name(device), "holders")):
+        if _read(os.path.join(_SYSFS, holder, "dm/uuid")).startswith("CRYPT-LUKS"):
+            return Mapping(_read(os.path.join(_SYSFS, holder, "dm/name")), holder)
+    return None
+
+
+def crypt_mapping_of(luks_uuid: str) -> Optional[Mapping]:
+    """The open mapping of the container `luks_uuid`, even when its disk is gone.
+
+    cryptsetup names it CRYPT-LUKS<version>-<UUID without dashes>-<name> (lib/libdevmapper.c).
+    """
+    wanted = "-{}-".format(luks_uuid.replace("-", ""))
+    for name in _listdir(_SYSFS):
+        uuid = _read(os.path.join(_SYSFS, name, "dm/uuid"))
+        if uuid.startswith("CRYPT-LUKS") and wanted in uuid:
+            return Mapping(_read(os.path.join(_SYSFS, name, "dm/name")), name)
+    return None
+
+
+def disk_of(mapping: Mapping) -> Optional[str]:
+    """The device under `mapping`, None when it was pulled."""
+    slaves = _listdir(os.path.join(_SYSFS, mapping.kernel_name, "slaves"))
+    return "/dev/" + slaves[0] if slaves else None
+
+
+def is_mapped(name: str) -> bool:
+    """Whether device-mapper has an active device of that name."""
+    return any(_read(os.path.join(_SYSFS, entry, "dm/name")) == name
+               for entry in _listdir(_SYSFS))
+
+
+def candidates() -> Iterator[str]:
+    """Paths of all devices that may carry a container: disks, partitions, multipath maps.
+
+    Left out: devices without content of their own (loop, ram, optical …), device-mapper devices
+    other than multipath, and the members of a multipath map, for which the map stands.
+    """
+    for name in sorted(_listdir(_SYSFS)):
+        if name.startswith(("loop", "ram", "zram", "sr", "fd", "nbd", "td")):
+            continue
+        if name.startswith("dm-"):
+            if _is_multipath(name):
+                yield "/dev/" + name
+        elif size_of(name) and not any(map(_is_multipath, _listdir(
+                os.path.join(_SYSFS, name, "holders")))):
+            yield "/dev/" + name
+
+
+def _is_multipath(name: str) -> bool:
+    uuid = _read(os.path.join(_SYSFS, name, "dm/uuid"))
+    return uuid.startswith("mpath-") or "-mpath-" in uuid
+
+
+def _signatures(device: str) -> List[str]:
+    # `wipefs -p` prints offset,uuid,label,type; a line that starts with # is its heading.
+    output = run(["wipefs", "-p", device]).stdout.decode("utf-8", "replace")
+    kinds = [line.rsplit(",", 1)[-1] for line in output.splitlines()
+             if line and not line.startswith("#")]
+    return sorted(set(kinds))
+
+
+def _attribute(device: str, name: str) -> str:
+    return _read(os.path.join(_SYSFS, kernel_name(device), name))
+
+
+def _parent(name: str) -> str:
+    return os.path.basename(os.path.dirname(os.path.realpath(os.path.join(_SYSFS, name))))
+
+
+def _partitions(name: str) -> List[str]:
+    return [entry for entry in _listdir(os.path.join(_SYSFS, name))
+            if os.path.exists(os.path.join(_SYSFS, name, entry, "partition"))]
+
+
+def _mounts(name: str) -> List[str]:
+    number = number_of(name)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:
+        fields = [line.split() for line in table]
+    return [field[4] for field in fields if field[2] == number]
+
+
+def _listdir(path: str) -> List[str]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return os.listdir(path)
+    return []
+
+
+def _read(path: str) -> str:
+    with contextlib.suppress(OSError):
+        with open(path, encoding="utf-8", errors="replace") as attribute:
+            return attribute.read().strip()
+    return ""

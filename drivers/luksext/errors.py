@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Every error that an administrator can see.
+
+One class a cause, each with a stable code and a sentence that says what happened, where, and
+what to type next. XAPI shows the code as ``SR_BACKEND_FAILURE_<code>``. The range 6200-6299 is
+ours: no branch of the storage manager uses it (its codes are in XE_SR_ERRORCODES.xml).
+"""
+from typing import List
+
+
+class LuksError(Exception):
+    """Root of the tree. `code` is stable; `str()` is the sentence and the remedy."""
+
+    code = 6200
+
+    def __init__(self, sentence: str, remedy: str) -> None:
+        super().__init__(sentence, remedy)
+        self.sentence = sentence
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return "{} {}".format(self.sentence, self.remedy)
+
+
+class OptionInvalid(LuksError):
+    """A device-config value that cannot be used."""
+
+    code = 6201
+
+    def __init__(self, key: str, value: str, allowed: str) -> None:
+        super().__init__(
+            "device-config:{}={} cannot be used.".format(key, value),
+            "Allowed: {}. Correct the value and run the command again.".format(allowed))
+
+
+class SecretInvalid(LuksError):
+    """The recovery passphrase handed over by an XAPI secret cannot be used."""
+
+    code = 6202
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The recovery passphrase {}.".format(reason),
+            "Give one of 12 to 512 characters in one line, by "
+            "device-config:recovery_password-filename=FILE.")
+
+
+class ToolMissing(LuksError):
+    """A program that we need is not installed."""
+
+    code = 6203
+
+    def __init__(self, program: str, package: str) -> None:
+        super().__init__(
+            "The program {} is not installed on this host.".format(program),
+            "Install it with: yum install {} --enablerepo=base,updates".format(package))
+
+
+class CommandFailed(LuksError):
+    """A program failed for a reason that we cannot tell more exactly."""
+
+    code = 6204
+
+    def __init__(self, command: str, status: int, stderr: str) -> None:
+        super().__init__(
+            "`{}` failed with status {}: {}.".format(command, status, stderr or "no message"),
+            "See /var/log/SMlog and `dmesg | tail` on this host.")
+        self.status = status
+
+
+class CommandTimeout(LuksError):
+    """A program did not end within its deadline and was killed."""
+
+    code = 6205
+
+    def __init__(self, command: str, seconds: float) -> None:
+        super().__init__(
+            "`{}` did not end within {:g} seconds and was stopped.".format(command, seconds),
+            "Look for a failing disk or TPM with `dmesg | tail`, then run the command again.")
+
+
+class Unsupported(LuksError):
+    """Something asked for that the tools of this host cannot do."""
+
+    code = 6206
+
+
+class DeviceMissing(LuksError):
+    """A device that is named, or recorded for the SR, is not there."""
+
+    code = 6210
+
+
+class DeviceUnsuitable(LuksError):
+    """A device that cannot carry the SR: not a block device, too small, read-only, 4Kn."""
+
+    code = 6211
+
+
+class DeviceInUse(LuksError):
+    """A device, or an open container, that somebody holds."""
+
+    code = 6212
+
+    def __init__(self, device: str, holders: List[str]) -> None:
+        super().__init__(
+            "{} is in use by {}.".format(device, ", ".join(holders) or "another program"),
+            "Stop what uses it (see `lsblk {}` and `fuser -vm {}`), then run the command "
+            "again.".format(device, device))
+
+
+class DeviceNotEmpty(LuksError):
+    """A device that carries something; create never destroys it unasked."""
+
+    code = 6213
+
+    def __init__(self, device: str, signatures: List[str]) -> None:
+        super().__init__(
+            "{} is not empty: it carries {}. Nothing was changed.".format(
+                device, ", ".join(signatures)),
+            "Look at it with `wipefs {}`. To destroy all data on it, add "
+            "device-config:force=true.".format(device))
+
+
+class DeviceIsOurs(LuksError):
+    """A device that is part of an encrypted SR; not even force overwrites that."""
+
+    code = 6214
+
+    def __init__(self, device: str, sr_uuid: str) -> None:
+        super().__init__(
+            "{} is part of the encrypted SR {}. Nothing was changed.".format(device, sr_uuid),
+            "To use that SR: xe sr-introduce uuid={0} type=luksext name-label=NAME "
+            "content-type=user, then xe pbd-create and xe pbd-plug. To destroy it: xe sr-destroy "
+            "uuid={0}; if no host knows it any more: cryptsetup erase {1} && wipefs -a {1}".format(
+                sr_uuid, device))
+
+
+class HeaderMissing(LuksError):
+    """No LUKS header where one should be."""
+
+    code = 6220
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            "{} has no LUKS header: it was never encrypted, or its first sectors were "
+            "overwritten. Nothing was changed.".format(device),
+            "Check with `lsblk -f` that this is the right disk. If it is, restore a header "
+            "backup: cryptsetup luksHeaderRestore {} --header-backup-file FILE".format(device))
+
+
+class HeaderDamaged(LuksError):
+    """A LUKS header that is there, but cannot be read."""
+
+    code = 6221
+
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(
+            "The LUKS header of {} is damaged: {}. Nothing was changed.".format(device, reason),
+            "Try `cryptsetup repair {0}`; else restore a header backup: cryptsetup "
+            "luksHeaderRestore {0} --header-backup-file FILE".format(device))
+
+
+class HeaderMismatch(LuksError):
+    """A container that is not the one that was recorded, or not as we made it."""
+
+    code = 6222
+
+    def __init__(self, device: str, found: str, expected: str) -> None:
+        super().__init__(
+            "{} is not the container of this SR: {} where {} is expected. It was not "
+            "opened.".format(device, found, expected),
+            "The disk was exchanged or its header changed. Compare `cryptsetup luksDump {}` with "
+            "`xe sr-param-get uuid=SR param-name=sm-config`.".format(device))
+
+
+class NotOurs(LuksError):
+    """A LUKS container that does not belong to the SR."""
+
+    code = 6223
+
+    def __init__(self, device: str, sr_uuid: str) -> None:
+        super().__init__(
+            "{} is a LUKS container, but not one of the SR {}.".format(device, sr_uuid),
+            "Ask which SR it holds: xe sr-probe type=luksext device-config:device={}".format(
+                device))
+
+
+class Ambiguous(LuksError):
+    """Several disks claim to be the same container."""
+
+    code = 6224
+
+    def __init__(self, uuid: str, devices: List[str]) -> None:
+        super().__init__(
+            "The disks {} all carry the LUKS UUID {}: one is a copy of the other.".format(
+                " and ".join(devices), uuid),
+            "Remove the copy, then run the command again.")
+
+
+class NoBinding(LuksError):
+    """A container that nothing can unlock unattended."""
+
+    code = 6230
+
+    def __init__(self, device: str, uuid: str) -> None:
+        super().__init__(
+            "{} has no clevis binding: nothing can unlock it unattended.".format(device),
+            open_by_hand(device, uuid))
+
+
+class UnlockRefused(LuksError):
+    """Parent of all reasons for which a binding does not give up its key."""
+
+    code = 6231
+
+
+class NoTpm(UnlockRefused):
+    """The host has no TPM 2.0 that the kernel can use."""
+
+    code = 6232
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This host has no usable TPM 2.0: /dev/tpmrm0 does not exist.",
+            "Enable the TPM in the firmware setup and check `ls /dev/tpm*`.")
+
+
+class TpmLockout(UnlockRefused):
+    """The TPM defends itself against guessing; it recovers by itself."""
+
+    code = 6233
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The TPM of this host is in dictionary-attack lockout and refuses every request for "
+            "now; the key in it is not lost.",
+            "Wait until it recovers and run the command again, or end the lockout with "
+            "`tpm2_dictionarylockout -c`.")
+
+
+class TpmRefuses(UnlockRefused):
+    """The TPM works, but does not unseal: cleared, replaced, or other PCR values."""
+
+    code = 6234
+
+    def __init__(self, pcrs: str) -> None:
+        bound = "its PCRs {} changed, or it was cleared or replaced".format(pcrs) if pcrs else \
+            "it was cleared, replaced, or belongs to another host"
+        super().__init__(
+            "The TPM of this host refuses to unseal the key: {}.".format(bound),
+            "Use the recovery passphrase.")
+
+
+class TpmBroken(UnlockRefused):
+    """The TPM is there, but does not answer as it should."""
+
+    code = 6235
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "The TPM of this host does not answer: {}.".format(detail),
+            "Check `dmesg | grep -i tpm`; a cold start of the host often helps.")
+
+
+class TangUnreachable(UnlockRefused):
+    """A tang server does not answer."""
+
+    code = 6236
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(
+            "The tang server {} cannot be reached: {}.".format(url, detail),
+            "Check the network and the server with: curl -sf {}/adv".format(url))
+
+
+class TangRefuses(UnlockRefused):
+    """A tang server answers, but has not the key that we need."""
+
+    code = 6237
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            "The tang server {} answers, but no longer has the key of this binding.".format(url),
+            "Restore the server's old keys, or use the recovery passphrase.")
+
+
+class PinRefuses(UnlockRefused):
+    """Any other pin that does not give up its key, or cannot be used to bind."""
+
+    code = 6238
+
+    def __init__(self, pin: str, detail: str) -> None:
+        super().__init__(
+            "The clevis pin {} fails: {}.".format(pin, detail or "it gives no reason"),
+            "Check device-config:pin-config with `man clevis-encrypt-{}`.".format(pin))
+
+
+class KeyRefused(UnlockRefused):
+    """A key that does not open the keyslot that it is for."""
+
+    code = 6239
+
+    def __init__(self, device: str, slot: int) -> None:
+        super().__init__(
+            "The key does not open keyslot {} of {}.".format(slot, device),
+            "The keyslot was changed or damaged; use the recovery passphrase.")
+
+
+class MappingMismatch(LuksError):
+    """An open mapping that is not what we asked the kernel for."""
+
+    code = 6240
+
+    def __init__(self, name: str, found: str, expected: str) -> None:
+        super().__init__(
+            "The mapping /dev/mapper/{} is not as expected: {} where {} is expected. It was not "
+            "used.".format(name, found, expected),
+            "Look at it with `dmsetup table {0}`, close it with `cryptsetup close {0}`, then run "
+            "the command again.".format(name))
+
+
+def open_by_hand(device: str, uuid: str) -> str:
+    """The remedy that always works: open the container with the recovery passphrase."""
+    return ("Open it with the recovery passphrase: cryptsetup open {} luks-{} ; then run "
+            "`xe pbd-plug` again.".format(device, uuid))

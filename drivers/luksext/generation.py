@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The two generations of LUKS headers: where each keeps a clevis binding and whose disk it is.
+
+LUKS2 keeps bindings in tokens, and our identity in label and subsystem. LUKS1 keeps both in
+luksmeta. Bindings are written as clevis writes them, so that clevis's own tools read them.
+"""
+from typing import List, NamedTuple, Optional
+
+from luksext import clevis, cryptsetup
+from luksext.header import Header, read
+
+SUBSYSTEM = "luksext"
+
+# clevis marks its data in luksmeta with this UUID (clevis-luks-bind).
+_CLEVIS_UUID = "cb6e8904-81ff-40da-a84a-07ab9ab5715e"
+
+# Our identity in luksmeta, in the last slot, so that clevis finds the first ones free.
+_IDENTITY_UUID = "6b5b6f0e-4c1d-4be1-9d0c-3c8f5f0a5a6e"
+_IDENTITY_SLOT = 7
+
+
+class Identity(NamedTuple):
+    """Whose disk a container is: the SR's UUID, the disk's number from 0, and how many there are."""
+
+    sr_uuid: str
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return "{}:{}:{}".format(self.sr_uuid, self.index, self.count)
+
+
+class Binding(NamedTuple):
+    """A sealed key and the keyslot that it opens."""
+
+    slot: int
+    jwe: str
+
+
+def parse_identity(text: str) -> Optional[Identity]:
+    """The identity that `str()` wrote, None where `text` is none."""
+    parts = text.split(":")
+    if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
+        return None
+    return Identity(parts[0], int(parts[1]), int(parts[2]))
+
+
+class Luks1:
+    """LUKS1 and luksmeta."""
+
+    version = 1
+    programs = ("cryptsetup", "luksmeta")
+
+    @staticmethod
+    def write_identity(device: str, identity: Identity) -> None:
+        """Marks the freshly formatted `device` as ours."""
+        cryptsetup.luksmeta_init(device)
+        cryptsetup.luksmeta_save(device, _IDENTITY_SLOT, _IDENTITY_UUID,
+                                 str(identity).encode("ascii"))
+
+    @staticmethod
+    def identity(device: str, header: Header) -> Optional[Identity]:
+        """Whose disk it is, None where it is not ours."""
+        data = cryptsetup.luksmeta_load(device, _IDENTITY_SLOT, _IDENTITY_UUID)
+        return parse_identity(data.decode("ascii", "replace")) if data else None
+
+    @staticmethod
+    def write_binding(device: str, binding: Binding) -> None:
+        """Adds `binding`, whose keyslot exists."""
+        cryptsetup.luksmeta_save(device, binding.slot, _CLEVIS_UUID, binding.jwe.encode("ascii"))
+
+    @staticmethod
+    def bindings(device: str, header: Header) -> List[Binding]:
+        """The bindings whose keyslot is active, in the order of their slots."""
+        found = []
+        for slot, uuid in sorted(cryptsetup.luksmeta_slots(device).items()):
+            if uuid == _CLEVIS_UUID and slot in header.keyslots:
+                data = cryptsetup.luksmeta_load(device, slot, uuid)
+                if data:
+                    found.append(Binding(slot, data.decode("ascii", "replace").strip()))
+        return found
+
+
+class Luks2:
+    """LUKS2 and its tokens."""
+
+    version = 2
+    programs = ("cryptsetup",)
+
+    @staticmethod
+    def write_identity(device: str, identity: Identity) -> None:
+        """Nothing to do: luksFormat wrote label and subsystem."""
+
+    @staticmethod
+    def identity(device: str, header: Header) -> Optional[Identity]:
+        """Whose disk it is, None where it is not ours."""
+        return parse_identity(header.label) if header.subsystem == SUBSYSTEM else None
+
+    @staticmethod
+    def write_binding(device: str, binding: Binding) -> None:
+        """Adds `binding`, whose keyslot exists."""
+        protected, encrypted_key, iv, ciphertext, tag = clevis.split(binding.jwe)
+        cryptsetup.import_token(device, {
+            "type": "clevis", "keyslots": [str(binding.slot)],
+            "jwe": {"protected": protected, "encrypted_key": encrypted_key, "iv": iv,
+                    "ciphertext": ciphertext, "tag": tag}})
+
+    @staticmethod
+    def bindings(device: str, header: Header) -> List[Binding]:
+        """The bindings whose keyslot is active, in the order of their tokens."""
+        found = []
+        for _, token in sorted(header.tokens.items()):
+            if token.get("type") != "clevis":
+                continue
+            parts = token.get("jwe")
+            if isinstance(parts, dict):
+                jwe = ".".join(str(parts.get(key, "")) for key in
+                               ("protected", "encrypted_key", "iv", "ciphertext", "tag"))
+                found += [Binding(slot, jwe) for slot in header.keyslots
+                          if str(slot) in token.get("keyslots", [])]
+        return found
+
+
+GENERATIONS = {1: Luks1, 2: Luks2}
+
+
+def identity_of(device: str) -> Optional[Identity]:
+    """Whose disk `device` is. Raises HeaderMissing and HeaderDamaged."""
+    header = read(device)
+    return GENERATIONS[header.version].identity(device, header)

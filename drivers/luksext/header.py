@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a LUKS header says, read straight from the disk.
+
+No program is run: a header can be read while the container is locked, in microseconds, on every
+version of cryptsetup. Layouts: "LUKS On-Disk Format Specification" 1.2.3 and "LUKS2 On-Disk Format
+Specification" 1.1.0. A header is data from a disk that anybody may have written: sizes are bounded,
+checksums are verified, and what does not parse is `HeaderDamaged`.
+"""
+import hashlib
+import json
+import os
+import struct
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from luksext.errors import HeaderDamaged, HeaderMissing
+
+SECTOR = 512
+
+_MAGIC = b"LUKS\xba\xbe"
+_MAGIC_SECONDARY = b"SKUL\xba\xbe"
+_BINARY_SIZE = 4096
+
+# Where a LUKS2 secondary header may start: the sizes that the specification allows for the first.
+_SECONDARY_OFFSETS = tuple(0x4000 << n for n in range(9))
+
+_LUKS1_KEYSLOT_ENABLED = 0x00AC71F3
+_LUKS1_KEYSLOTS = 8
+
+
+class Header(NamedTuple):
+    """One LUKS header.
+
+    version: 1 or 2. uuid: the container's. label, subsystem: texts, LUKS2 only.
+    cipher: as dm-crypt names it. key_bits: size of the volume key in bits.
+    sector_size: of the encryption, in bytes. payload_offset: where the data start, in bytes.
+    keyslots: the numbers of the active keyslots. keyslot_ciphers: what those are encrypted with.
+    tokens: LUKS2 token objects by number. requirements: LUKS2 features that a reader must know.
+    """
+
+    version: int
+    uuid: str
+    label: str
+    subsystem: str
+    cipher: str
+    key_bits: int
+    sector_size: int
+    payload_offset: int
+    keyslots: List[int]
+    keyslot_ciphers: List[str]
+    tokens: Dict[int, Dict[str, Any]]
+    requirements: List[str]
+
+
+def is_luks(device: str) -> bool:
+    """Whether `device` starts with the magic of a LUKS header."""
+    with open(device, "rb") as disk:
+        return disk.read(len(_MAGIC)) == _MAGIC
+
+
+def read(device: str) -> Header:
+    """The header of `device`.
+
+    Raises HeaderMissing where there is none, HeaderDamaged where it cannot be trusted.
+    """
+    with open(device, "rb") as disk:
+        start = disk.read(_BINARY_SIZE)
+        if start[:6] == _MAGIC and start[6:8] == b"\0\1":
+            return _parse_luks1(device, start)
+        metadata = _luks2_metadata(disk, 0, _MAGIC)
+        if metadata is None:
+            metadata = _secondary_metadata(disk)
+        if metadata is None and start[:6] == _MAGIC:
+            raise HeaderDamaged(device, "neither of its two copies is intact")
+    if metadata is None:
+        raise HeaderMissing(device)
+    return _parse_luks2(device, *metadata)
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode("ascii", "replace")
+
+
+def _parse_luks1(device: str, start: bytes) -> Header:
+    if len(start) < 592:
+        raise HeaderDamaged(device, "it is cut off")
+    payload_sectors, key_bytes = struct.unpack(">II", start[104:112])
+    cipher = "{}-{}".format(_text(start[8:40]), _text(start[40:72]))
+    slots = [slot for slot in range(_LUKS1_KEYSLOTS)
+             if struct.unpack_from(">I", start, 208 + 48 * slot)[0] == _LUKS1_KEYSLOT_ENABLED]
+    return Header(
+        version=1, uuid=_text(start[168:208]), label="", subsystem="", cipher=cipher,
+        key_bits=8 * key_bytes, sector_size=SECTOR, payload_offset=SECTOR * payload_sectors,
+        keyslots=slots, keyslot_ciphers=[cipher], tokens={}, requirements=[])
+
+
+def _secondary_metadata(disk: Any) -> Any:
+    for offset in _SECONDARY_OFFSETS:
+        metadata = _luks2_metadata(disk, offset, _MAGIC_SECONDARY)
+        if metadata is not None:
+            return metadata
+    return None
+
+
+def _luks2_metadata(disk: Any, offset: int, magic: bytes) -> Any:
+    """(binary header, JSON text) of one intact copy at `offset`, else None."""
+    disk.seek(offset)
+    binary = disk.read(_BINARY_SIZE)
+    if binary[:8] != magic + b"\0\2" or len(binary) < _BINARY_SIZE:
+        return None
+    size = struct.unpack(">Q", binary[8:16])[0]
+    if size not in _SECONDARY_OFFSETS or struct.unpack(">Q", binary[256:264])[0] != offset:
+        return None
+    area = disk.read(size - _BINARY_SIZE)
+    try:
+        digest = hashlib.new(_text(binary[72:104]))
+    except ValueError:
+        return None
+    digest.update(binary[:448] + bytes(64) + binary[512:])
+    digest.update(area)
+    checksum = digest.digest()
+    if binary[448:448 + len(checksum)] != checksum:
+        return None
+    return binary, area.split(b"\0", 1)[0]
+
+
+def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
+    try:
+        metadata = json.loads(text.decode("utf-8"))
+        segments = metadata["segments"]
+        if list(segments) != ["0"] or segments["0"]["type"] != "crypt":
+            raise HeaderDamaged(device, "it does not describe exactly one encrypted segment")
+        segment = segments["0"]
+        keyslots = metadata["keyslots"]
+        key_bytes = {int(slot["key_size"]) for slot in keyslots.values()}
+        if len(key_bytes) > 1:
+            raise HeaderDamaged(device, "its keyslots are for keys of different sizes")
+        return Header(
+            version=2, uuid=_text(binary[168:208]), label=_text(binary[24:72]),
+            subsystem=_text(binary[208:256]), cipher=str(segment["encryption"]),
+            key_bits=8 * max(key_bytes, default=0), sector_size=int(segment["sector_size"]),
+            payload_offset=int(segment["offset"]),
+            keyslots=sorted(int(number) for number in keyslots),
+            keyslot_ciphers=[str(slot["area"]["encryption"]) for slot in keyslots.values()],
+            tokens={int(number): dict(token) for number, token in metadata["tokens"].items()},
+            requirements=[str(r) for r in
+                          metadata.get("config", {}).get("requirements", {}).get("mandatory", [])])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HeaderDamaged(device, "its metadata cannot be read ({!r})".format(error)) from error
+
+
+def payload_size(device: str, header: Header) -> int:
+    """Bytes that the open container offers."""
+    with open(device, "rb") as disk:
+        return disk.seek(0, os.SEEK_END) - header.payload_offset
+
+
+def find(device: str) -> Optional[Header]:
+    """The header of `device`, or None where there is none or it cannot be read."""
+    try:
+        return read(device)
+    except (HeaderMissing, HeaderDamaged, OSError):
+        return None

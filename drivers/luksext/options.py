@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The options of an encrypted SR, as given in its device-config.
+
+`parse` checks every one before anything is touched. Each has a default; a key that is not ours is
+left to the ext driver.
+"""
+import json
+import re
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+
+from luksext.clevis import Pin
+from luksext.errors import OptionInvalid, SecretInvalid
+
+# Ciphers that dm-crypt offers for disks; XTS needs no other integrity of its IVs.
+CIPHERS = ("aes-xts-plain64", "serpent-xts-plain64", "twofish-xts-plain64")
+_KEY_BITS = ("256", "512")
+
+# (key, what it is): shown to users as the SM's configuration.
+DESCRIPTIONS = (
+    ("device", "local disk or partition, or several separated by commas (required) "
+               "(e.g. /dev/sdb, best /dev/disk/by-id/...)"),
+    ("force", "true: overwrite a device that carries data or a partition table (default: false)"),
+    ("pin", "clevis pin that unlocks the SR: tpm2, tang, sss or another that is installed "
+            "(default: tpm2)"),
+    ("pin-config", "JSON configuration of the pin, e.g. {\"pcr_ids\":\"7\"} for tpm2 or "
+                   "{\"url\":\"http://tang\",\"thp\":\"...\"} for tang (default: {})"),
+    ("luks-version", "1 or 2 (default: 2 where this host's cryptsetup can bind it, else 1)"),
+    ("cipher", "one of {} (default: {})".format(", ".join(CIPHERS), CIPHERS[0])),
+    ("key-size", "bits of the volume key, 256 or 512; XTS uses half for each of its two keys "
+                 "(default: 512)"),
+    ("sector-size", "bytes of an encryption sector, only 512: VHD images need it (default: 512)"),
+    ("discard", "true: tell the disk which blocks are free; shows their pattern to whoever has the "
+                "disk (default: false)"),
+    ("recovery_password", "recovery passphrase, best by recovery_password-filename=FILE; XAPI moves "
+                          "it into a secret, which is removed once it is used (default: none)"),
+)
+
+# How XAPI names the key after it moved a *password into a secret (xapi_secret.ml).
+RECOVERY_SECRET_KEY = "recovery_password_secret"
+
+_PCR_IDS = re.compile(r"([0-9]|1[0-9]|2[0-3])(,([0-9]|1[0-9]|2[0-3]))*\Z")
+_BANKS = ("sha1", "sha256", "sha384", "sha512", "sm3_256")
+_PIN_NAME = re.compile(r"[a-z0-9_-]{1,32}\Z")
+_UNSAFE_IN_DEVICE = re.compile(r"[\s\x00-\x1f\x7f]")
+
+
+class Options(NamedTuple):
+    """The options of an SR, checked. luks_version is None where the host shall choose."""
+
+    devices: List[str]
+    force: bool
+    pin: Pin
+    luks_version: Optional[int]
+    cipher: str
+    key_bits: int
+    discard: bool
+
+
+def parse(config: Mapping[str, str]) -> Options:
+    """The options in a device-config. Raises OptionInvalid for the first that cannot be used."""
+    version = _choice(config, "luks-version", ("1", "2"), "")
+    _choice(config, "sector-size", ("512",), "512")
+    return Options(
+        devices=parse_devices(config),
+        force=_boolean(config, "force"),
+        pin=_pin(config),
+        luks_version=int(version) if version else None,
+        cipher=_choice(config, "cipher", CIPHERS, CIPHERS[0]),
+        key_bits=int(_choice(config, "key-size", _KEY_BITS, "512")),
+        discard=_boolean(config, "discard"))
+
+
+def parse_devices(config: Mapping[str, str]) -> List[str]:
+    """The paths in `device`, which the caller knows to be there."""
+    value = config["device"]
+    paths = value.split(",")
+    allowed = "paths of disks below /dev, separated by commas, each once"
+    if any(not path.startswith("/dev/") or _UNSAFE_IN_DEVICE.search(path) or "/../" in path
+           for path in paths):
+        raise OptionInvalid("device", value, allowed)
+    if len(set(paths)) != len(paths):
+        raise OptionInvalid("device", value, allowed)
+    return paths
+
+
+def check_passphrase(text: str) -> bytes:
+    """The recovery passphrase, without the newline that ends a file. Raises SecretInvalid."""
+    passphrase = text[:-1] if text.endswith("\n") else text
+    if not 12 <= len(passphrase) <= 512:
+        raise SecretInvalid("has {} characters".format(len(passphrase)))
+    if not passphrase.isprintable():
+        raise SecretInvalid("has more than one line, or unprintable characters")
+    return passphrase.encode("utf-8")
+
+
+def _choice(config: Mapping[str, str], key: str, allowed: Any, default: str) -> str:
+    value = config.get(key, default)
+    if value not in allowed and value != default:
+        raise OptionInvalid(key, value, " or ".join(allowed))
+    return value
+
+
+def _boolean(config: Mapping[str, str], key: str) -> bool:
+    return _choice(config, key, ("true", "false"), "false") == "true"
+
+
+def _pin(config: Mapping[str, str]) -> Pin:
+    name = config.get("pin", "tpm2")
+    if not _PIN_NAME.match(name):
+        raise OptionInvalid("pin", name, "the name of a clevis pin, such as tpm2, tang or sss")
+    text = config.get("pin-config", "{}")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise OptionInvalid("pin-config", text, "a JSON object, such as {}") from None
+    return _checked_pin(name, value, text)
+
+
+def _checked_pin(name: str, config: Any, text: str) -> Pin:
+    if not isinstance(config, dict):
+        raise OptionInvalid("pin-config", text, "a JSON object for the pin " + name)
+    check = {"tpm2": _tpm2, "tang": _tang, "sss": _sss}.get(name)
+    return Pin(name, check(config, text) if check else config)
+
+
+def _tpm2(config: Dict[str, Any], text: str) -> Dict[str, Any]:
+    """Adds the PCR bank: clevis 7 reads it by another key than later versions, and defaults
+    to sha1, which current TPMs have no longer (clevis-encrypt-tpm2(1))."""
+    pcrs = config.get("pcr_ids")
+    if pcrs is None:
+        return config
+    if isinstance(pcrs, list):
+        pcrs = ",".join(str(pcr) for pcr in pcrs)
+    pcrs = str(pcrs)
+    if not _PCR_IDS.match(pcrs):
+        raise OptionInvalid("pin-config", text, "pcr_ids with numbers from 0 to 23, such as "
+                                                "{\"pcr_ids\":\"7\"}")
+    bank = config.get("pcr_bank", config.get("pcr_hash", "sha256"))
+    if bank not in _BANKS:
+        raise OptionInvalid("pin-config", text, "pcr_bank " + " or ".join(_BANKS))
+    return dict(config, pcr_ids=pcrs, pcr_bank=bank, pcr_hash=bank)
+
+
+def _tang(config: Dict[str, Any], text: str) -> Dict[str, Any]:
+    """Insists on a known key: without, clevis asks a person whether to trust the server's."""
+    if not str(config.get("url", "")).startswith(("http://", "https://")):
+        raise OptionInvalid("pin-config", text, "a tang url, such as {\"url\":\"http://tang\"}")
+    if not config.get("thp") and not config.get("adv"):
+        raise OptionInvalid("pin-config", text, "a tang url with thp, the thumbprint of its key "
+                                                "(`tang-show-keys` on the server), or adv")
+    return config
+
+
+def _sss(config: Dict[str, Any], text: str) -> Dict[str, Any]:
+    pins = config.get("pins")
+    if not isinstance(pins, dict) or not pins:
+        raise OptionInvalid("pin-config", text, "an sss object with pins, such as "
+                                                "{\"t\":1,\"pins\":{\"tpm2\":{}}}")
+    checked = {}
+    total = 0
+    for name, value in pins.items():
+        values = value if isinstance(value, list) else [value]
+        checked[name] = [_checked_pin(name, item, text).config for item in values]
+        total += len(values)
+    threshold = config.get("t")
+    if not isinstance(threshold, int) or isinstance(threshold, bool) \
+            or not 1 <= threshold <= total:
+        raise OptionInvalid("pin-config", text, "a threshold t from 1 to {}".format(total))
+    return dict(config, pins=checked)

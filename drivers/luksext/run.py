@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The only place that runs a program.
+
+Every program gets a list of arguments (no shell), secrets on stdin or through a pipe, a deadline,
+the C locale, and no terminal that it could prompt on. It ends as a `Result` or as a `LuksError`.
+"""
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+from typing import Iterator, List, NamedTuple, Sequence
+
+from luksext.errors import CommandFailed, CommandTimeout, ToolMissing, Unsupported
+
+log = logging.getLogger("luksext")
+
+# XAPI starts drivers with this PATH; clevis searches it for its own parts.
+PATH = "/sbin:/usr/sbin:/bin:/usr/bin"
+
+# Seconds. Long for a program that only talks to the kernel, short for an administrator.
+DEADLINE = 30
+
+# A killed program in uninterruptible sleep (failing disk) cannot be waited for.
+_REAP_SECONDS = 2
+
+# clevis keeps wrapped keys in temporary files: they stay in memory, and with us.
+PRIVATE_DIR = "/run/luksext"
+
+PACKAGES = {
+    "clevis": "clevis clevis-luks",
+    "luksmeta": "luksmeta",
+    "wipefs": "util-linux",
+    "dmsetup": "device-mapper",
+    "dd": "coreutils",
+    "udevadm": "systemd",
+}
+
+
+class Result(NamedTuple):
+    """How a program ended: its status and what it printed, as bytes (stdout may be a secret)."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def message(self) -> str:
+        """What it printed on stderr, in one line of at most 300 characters."""
+        return " ".join(self.stderr.decode("utf-8", "replace").split())[-300:]
+
+
+class SecretPipe(NamedTuple):
+    """A secret that a program reads like a file: `path` for its argv, `fd` to hand over."""
+
+    path: str
+    fd: int
+
+
+@contextlib.contextmanager
+def secret_pipe(secret: bytes) -> Iterator[SecretPipe]:
+    """Offers `secret` (at most 4 KiB, so that the pipe holds it whole) as /dev/fd/N."""
+    reader, writer = os.pipe()
+    try:
+        try:
+            os.write(writer, secret)
+        finally:
+            os.close(writer)
+        yield SecretPipe("/dev/fd/{}".format(reader), reader)
+    finally:
+        os.close(reader)
+
+
+def require(*programs: str) -> None:
+    """Raises ToolMissing for the first of `programs` that is not installed."""
+    for program in programs:
+        if shutil.which(program, path=PATH) is None:
+            raise ToolMissing(program, PACKAGES.get(program, program))
+
+
+def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
+        accept: Sequence[int] = (0,), pipes: Sequence[SecretPipe] = ()) -> Result:
+    """Runs `argv` and waits for its end.
+
+    stdin: what the program reads; empty means end of file at once, never a prompt.
+    deadline: seconds; then its whole process group is killed.
+    accept: the exit statuses that are an answer and not a failure.
+    pipes: secrets that argv names by their path.
+
+    Raises ToolMissing, CommandTimeout, CommandFailed (which quote argv and stderr, never stdout
+    or stdin).
+    """
+    started = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd="/", env=_environment(), start_new_session=True,
+            pass_fds=[pipe.fd for pipe in pipes])
+    except FileNotFoundError:
+        raise ToolMissing(argv[0], PACKAGES.get(argv[0], argv[0])) from None
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=deadline)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        raise CommandTimeout(" ".join(argv), deadline) from None
+    except BaseException:
+        _kill(process)
+        raise
+    result = Result(process.returncode, stdout, stderr)
+    log.info("%s: status %d after %.1f s", " ".join(argv), result.status,
+             time.monotonic() - started)
+    if result.status not in accept:
+        raise CommandFailed(" ".join(argv), result.status, result.message)
+    return result
+
+
+def _environment() -> dict:
+    _make_private_dir()
+    return {"PATH": PATH, "LC_ALL": "C", "TMPDIR": PRIVATE_DIR}
+
+
+def _make_private_dir() -> None:
+    try:
+        os.mkdir(PRIVATE_DIR, 0o700)
+    except FileExistsError:
+        status = os.lstat(PRIVATE_DIR)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o170077 != 0o040000:
+            raise Unsupported(
+                "{} is not a directory that belongs to this user alone.".format(PRIVATE_DIR),
+                "Somebody tampered with it. Find out who, then remove it.") from None
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    streams: List = [process.stdin, process.stdout, process.stderr]
+    for stream in streams:
+        with contextlib.suppress(OSError):
+            stream.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_REAP_SECONDS)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The host's TPM 2.0: is it there, does it answer, does it accept requests?
+
+clevis and its pins differ between versions in every text that they print, so the state of the TPM
+is asked of the TPM and never guessed from a message.
+"""
+import os
+import re
+import shutil
+
+from luksext.errors import CommandFailed, CommandTimeout, NoTpm, TpmBroken, TpmLockout
+from luksext.run import PATH, run
+
+# The kernel's resource manager; clevis insists on it.
+DEVICE = "/dev/tpmrm0"
+
+_DEADLINE = 20
+
+# TPMA_PERMANENT.inLockout, bit 9 (TPM 2.0 Library, Part 2, 8.6), as tpm2-tools print it.
+_IN_LOCKOUT = re.compile(r"inLockout:\s*(1|set)", re.IGNORECASE)
+
+
+def check() -> None:
+    """Raises NoTpm, TpmBroken or TpmLockout where the TPM cannot serve; else returns."""
+    if not os.path.exists(DEVICE):
+        raise NoTpm()
+    if shutil.which("tpm2_getcap", path=PATH) is None:
+        return
+    if _IN_LOCKOUT.search(_variable_properties()):
+        raise TpmLockout()
+
+
+def _variable_properties() -> str:
+    # tpm2-tools 4 and later take the capability as an argument, 3.x as an option.
+    tcti = "device:" + DEVICE
+    try:
+        try:
+            result = run(["tpm2_getcap", "-T", tcti, "properties-variable"], deadline=_DEADLINE)
+        except CommandFailed:
+            result = run(["tpm2_getcap", "-T", tcti, "-c", "properties-variable"],
+                         deadline=_DEADLINE)
+    except (CommandFailed, CommandTimeout) as error:
+        raise TpmBroken(error.sentence) from error
+    return result.stdout.decode("utf-8", "replace")
