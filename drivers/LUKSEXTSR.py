@@ -354,7 +354,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
         self._update_sm_config(**{_ALERTS_KEY: _NO_RECOVERY_ALERT})
 
     def _recovery_passphrase(self):
-        """The passphrase that XAPI keeps for us in a secret, as bytes; None where none was given."""
+        """The passphrase that XAPI keeps for us in a secret, as bytes; None where none is."""
         secret = self.dconf.get(options.RECOVERY_SECRET_KEY)
         if secret is None:
             return None

@@ -23,7 +23,7 @@ except ImportError:
 
 SR_TYPE = "luksext"
 
-__all__ = ["EXTSR", "FileSR", "SR", "SRCommand", "SR_TYPE", "cleanup", "scsiutil", "teach_gc",
+__all__ = ["EXTSR", "SR", "SR_TYPE", "FileSR", "SRCommand", "cleanup", "scsiutil", "teach_gc",
            "util", "xs_errors"]
 
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The life of one LUKS container: format, open, close, erase.
 
-A container is known by its LUKS UUID, never by the name of its disk. Before it is opened, its header
-is compared with what was recorded when it was made; after, the kernel's table with what was asked.
+A container is known by its LUKS UUID, never by the name of its disk. Before it is opened, its
+header is compared with what was recorded when it was made; after, the kernel's table with what was
+asked for.
 """
 import secrets
 import time
 import uuid as uuids
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from luksext import clevis, cryptsetup, devices, header
 from luksext.cryptsetup import Format
@@ -100,7 +101,7 @@ class LuksContainer:
         return True
 
     def close(self) -> None:
-        """Takes the mapping away. Nothing to do is no error; DeviceInUse while something uses it."""
+        """Takes the mapping away, if there is one. Raises DeviceInUse while something uses it."""
         mapping = self.mapping
         if mapping is not None:
             close_mapping(mapping)
@@ -244,7 +245,8 @@ def _why_not_found(record: Record, hint: str) -> LuksError:
     return DeviceMissing(
         "The disk with the LUKS container {} (last known as {}) is not in this host.".format(
             record.uuid, hint),
-        "Look for it with `lsblk -o NAME,SIZE,UUID,SERIAL`; plug it in and run `xe pbd-plug` again.")
+        "Look for it with `lsblk -o NAME,SIZE,UUID,SERIAL`; plug it in and run `xe pbd-plug` "
+        "again.")
 
 
 def find_identified(sr_uuid: str, hints: List[str]) -> List[LuksContainer]:
@@ -253,21 +255,21 @@ def find_identified(sr_uuid: str, hints: List[str]) -> List[LuksContainer]:
     hints: where they are expected; all other disks are searched for the rest.
     Raises DeviceMissing, Ambiguous; NotOurs, HeaderMissing, HeaderDamaged for a wrong hint.
     """
-    found = {}
+    found: Dict[int, LuksContainer] = {}
     for container in _unique(hints):
         identity = container.identity
         if identity is None or identity.sr_uuid != sr_uuid:
             continue
-        if identity.index in found:
-            raise Ambiguous(container.uuid, [found[identity.index].device, container.device])
-        found[identity.index] = container
-        count = identity.count
-        if len(found) == count:
-            return [found[index] for index in sorted(found)]
+        if identity.disk in found:
+            raise Ambiguous(container.uuid, [found[identity.disk].device, container.device])
+        found[identity.disk] = container
+        disks = identity.disks
+        if len(found) == disks:
+            return [found[disk] for disk in sorted(found)]
     if found:
         raise DeviceMissing(
             "Only {} of the {} disks of the SR {} are in this host.".format(
-                len(found), count, sr_uuid),
+                len(found), disks, sr_uuid),
             "Look for the others with `lsblk -o NAME,SIZE,LABEL,SERIAL`, then run "
             "`xe pbd-plug` again.")
     raise _why_not_ours(sr_uuid, hints)

@@ -57,7 +57,7 @@ def luks_format(device: str, wanted: Format, slot: int, key: bytes) -> None:
     argv += _RANDOM_KEY_PBKDF
     if wanted.version == 2:
         argv += ["--sector-size", "512", "--label", wanted.label, "--subsystem", wanted.subsystem]
-    run(argv + [device], stdin=key, deadline=_FORMAT_DEADLINE)
+    run([*argv, device], stdin=key, deadline=_FORMAT_DEADLINE)
 
 
 def add_passphrase(device: str, luks_version: int, slot: int, key: bytes,
@@ -69,7 +69,7 @@ def add_passphrase(device: str, luks_version: int, slot: int, key: bytes,
                   "--pbkdf-parallel", "2"]
     with secret_pipe(passphrase) as pipe:
         run(["cryptsetup", "luksAddKey", "--batch-mode", "--key-slot", str(slot),
-             "--key-file", "-"] + pbkdf + [device, pipe.path],
+             "--key-file", "-", *pbkdf, device, pipe.path],
             stdin=key, pipes=[pipe], deadline=_FORMAT_DEADLINE)
 
 
@@ -78,7 +78,7 @@ def open_device(device: str, name: str, slot: int, key: bytes, discard: bool) ->
     argv = ["cryptsetup", "open", "--type", "luks", "--key-slot", str(slot), "--key-file", "-"]
     if discard:
         argv.append("--allow-discards")
-    result = run(argv + [device, name], stdin=key, deadline=_UNLOCK_DEADLINE,
+    result = run([*argv, device, name], stdin=key, deadline=_UNLOCK_DEADLINE,
                  accept=(0, _WRONG_KEY))
     if result.status == _WRONG_KEY:
         raise KeyRefused(device, slot)

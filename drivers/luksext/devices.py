@@ -117,7 +117,7 @@ def holders(device: str) -> List[str]:
     """Who holds `device` or a partition of it, in words for an administrator."""
     name = kernel_name(device)
     found = []
-    for part in [name] + _partitions(name):
+    for part in [name, *_partitions(name)]:
         found += ["/dev/mapper/" + (_read(os.path.join(_SYSFS, holder, "dm/name")) or holder)
                   for holder in _listdir(os.path.join(_SYSFS, part, "holders"))]
         found += ["the mount " + place for place in _mounts(part)]

@@ -31,8 +31,8 @@ DESCRIPTIONS = (
     ("sector-size", "bytes of an encryption sector, only 512: VHD images need it (default: 512)"),
     ("discard", "true: tell the disk which blocks are free; shows their pattern to whoever has the "
                 "disk (default: false)"),
-    ("recovery_password", "recovery passphrase, best by recovery_password-filename=FILE; XAPI moves "
-                          "it into a secret, which is removed once it is used (default: none)"),
+    ("recovery_password", "recovery passphrase, best by recovery_password-filename=FILE; XAPI "
+                          "moves it into a secret, which is removed once used (default: none)"),
 )
 
 # How XAPI names the key after it moved a *password into a secret (xapi_secret.ml).
