@@ -14,8 +14,8 @@ import urllib.request
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from luksext import tpm
-from luksext.errors import (CommandFailed, CommandTimeout, PinRefuses, TangRefuses,
-                            TangUnreachable, TpmRefuses, UnlockRefused)
+from luksext.errors import (CommandFailed, CommandTimeout, OptionInvalid, PinRefuses,
+                            TangRefuses, TangUnreachable, TpmRefuses, UnlockRefused)
 from luksext.run import PATH, require, run
 
 # Seconds. A slow TPM needs several for a key; clevis itself has no limit.
@@ -39,10 +39,13 @@ def available_pins() -> List[str]:
 
 
 def check_tools(pin: Pin) -> None:
-    """Raises ToolMissing where the programs that `pin` needs are not installed."""
+    """Raises ToolMissing where a program that `pin` needs is not installed, OptionInvalid where
+    clevis has no such pin."""
     require("clevis", "jose")
-    for leaf in leaves(pin):
-        require("clevis-decrypt-" + leaf.name)
+    installed = available_pins()
+    for leaf in [pin, *leaves(pin)]:
+        if leaf.name not in installed:
+            raise OptionInvalid("pin", leaf.name, " or ".join(installed))
         if leaf.name == "tpm2" and shutil.which("clevis-pin-tpm2", path=PATH) is None:
             require("tpm2_createprimary")
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Fixtures of the storage tests: a host of the lab, disks, SRs.
+
+Many tests share one host, which boots once a module; each takes fresh disks. The same tests run on
+the real storage manager when the environment names one: SM=<checkout>.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.disks import Disk
+from tests.lab.machine import Machine
+from tests.storage.pool import Host
+
+_serial = itertools.count(1)
+
+
+def real_sm() -> Path | None:
+    """The checkout of the storage manager to test on, None for the stand-in."""
+    checkout = os.environ.get("SM")
+    return Path(checkout).resolve() if checkout else None
+
+
+def pytest_report_header() -> str:
+    return f"storage manager: {real_sm() or 'the stand-in of the lab'}"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A running machine with a TPM and no disks."""
+    with Machine("xcp", tmp_path_factory.mktemp("xcp"), sm=real_sm()) as machine:
+        machine.start()
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def host(machine: Machine) -> Host:
+    return Host(machine)
+
+
+@pytest.fixture
+def new_disk(machine: Machine) -> Iterator[Callable[..., Disk]]:
+    """Adds fresh disks, and takes them out after the test."""
+    added: list[Disk] = []
+
+    def add(size: str = "512M", **blocks: int) -> Disk:
+        disk = machine.add_disk(f"disk{next(_serial)}", size, **blocks)
+        added.append(disk)
+        return disk
+
+    yield add
+    for disk in added:
+        if disk.name in machine._disks:
+            machine.remove_disk(disk.name)
+        disk.path.unlink()
+
+
+@pytest.fixture
+def disk(new_disk: Callable[..., Disk]) -> Disk:
+    return new_disk()
+
+
+@pytest.fixture(params=["1", "2"], ids=["luks1", "luks2"], scope="module")
+def luks_version(request: pytest.FixtureRequest) -> str:
+    return request.param

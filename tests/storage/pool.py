@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A host as an administrator meets it: through `xe`, and through a shell in dom0."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tests.lab.disks import Disk
+from tests.lab.machine import Machine
+
+VDI_SIZE = 8 * 1024 * 1024
+
+
+class XeError(Exception):
+    """`xe` failed: `text` is all that it printed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    @property
+    def code(self) -> int:
+        """The number of SR_BACKEND_FAILURE_<n>, 0 for another error."""
+        match = re.search(r"SR_BACKEND_FAILURE_(\d+)", self.text)
+        return int(match.group(1)) if match else 0
+
+
+@dataclass(frozen=True)
+class Sr:
+    """One SR on one host."""
+
+    host: Host
+    uuid: str
+    device: str
+
+    @property
+    def mount(self) -> str:
+        """Where its filesystem is mounted while it is plugged."""
+        return f"/run/sr-mount/{self.uuid}"
+
+    @property
+    def pbd(self) -> str:
+        """The UUID of its PBD."""
+        return self.host.xe("pbd-list", sr_uuid=self.uuid, params="uuid", minimal=True)
+
+    @property
+    def attached(self) -> bool:
+        """Whether XAPI says that its PBD is plugged."""
+        return self.host.xe("pbd-param-get", uuid=self.pbd,
+                            param_name="currently-attached") == "true"
+
+    def plug(self) -> None:
+        self.host.xe("pbd-plug", uuid=self.pbd)
+
+    def unplug(self) -> None:
+        self.host.xe("pbd-unplug", uuid=self.pbd)
+
+    def scan(self) -> None:
+        self.host.xe("sr-scan", uuid=self.uuid)
+
+    def destroy(self) -> None:
+        """Unplug and destroy, as Xen Orchestra does it."""
+        self.unplug()
+        self.host.xe("sr-destroy", uuid=self.uuid)
+
+    def forget(self) -> None:
+        self.unplug()
+        self.host.xe("sr-forget", uuid=self.uuid)
+
+    def config(self, field: str, key: str) -> str:
+        """One key of a map of the SR, such as sm-config; empty when it is not there."""
+        try:
+            return self.host.xe("sr-param-get", uuid=self.uuid, param_name=field, param_key=key)
+        except XeError:
+            return ""
+
+    def create_vdi(self, size: int = VDI_SIZE) -> str:
+        return self.host.xe("vdi-create", sr_uuid=self.uuid, name_label="test", type="user",
+                            virtual_size=str(size))
+
+    def containers(self) -> list[str]:
+        """The LUKS UUIDs that the SR is recorded to be made of."""
+        return [record[0] for record in json.loads(self.config("sm-config", "luks_containers"))]
+
+
+class Host:
+    """A machine of the lab and its `xe`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def xe(self, command: str, *, minimal: bool = False,
+           device_config: Mapping[str, str] | None = None, **params: str) -> str:
+        """Run `xe`; `_` in names stands for `-`. Returns what it prints, raises XeError."""
+        argv = ["xe", command]
+        argv += [f"{name.replace('_', '-')}={value}" for name, value in params.items()]
+        argv += [f"device-config:{key}={value}" for key, value in (device_config or {}).items()]
+        argv += ["--minimal"] if minimal else []
+        result = self.machine.run(argv, check=False, timeout=300)
+        if result.rc:
+            raise XeError(result.out + result.err)
+        return result.out.strip()
+
+    @property
+    def uuid(self) -> str:
+        return self.xe("host-list", params="uuid", minimal=True)
+
+    def create_sr(self, *disks: Disk, type: str = "luksext", **options: str) -> Sr:
+        """sr-create on `disks`; options of the device-config with `_` for `-`."""
+        device = ",".join(disk.by_id for disk in disks)
+        config = {"device": device}
+        config.update({key.replace("_", "-"): value for key, value in options.items()})
+        uuid = self.xe("sr-create", type=type, name_label="test", host_uuid=self.uuid,
+                       content_type="user", device_config=config)
+        return Sr(self, uuid, device)
+
+    def introduce(self, sr: Sr, device: str) -> Sr:
+        """Make a forgotten SR known again."""
+        self.xe("sr-introduce", uuid=sr.uuid, type="luksext", name_label="test",
+                content_type="user")
+        self.xe("pbd-create", sr_uuid=sr.uuid, host_uuid=self.uuid,
+                device_config={"device": device})
+        return Sr(self, sr.uuid, device)
+
+    def sh(self, script: str, *, input: bytes | str | None = None, timeout: float = 120) -> str:
+        """What a shell command prints; raises when it fails."""
+        return self.machine.run(script, input=input, timeout=timeout).out
+
+    def left_open(self) -> dict[str, str]:
+        """What keeps disks busy: device-mapper's devices and mounts of SRs. Empty is clean."""
+        return {
+            "mappings": self.sh("dmsetup ls | grep -v '^No devices' || true").strip(),
+            "mounts": self.sh("grep sr-mount /proc/mounts || true").strip(),
+        }
+
+    def fingerprint(self, disk: Disk) -> str:
+        """A checksum of every byte of a disk."""
+        return self.sh(f"sha256sum < {disk.by_id}").split()[0]
+
+
+NOTHING = {"mappings": "", "mounts": ""}

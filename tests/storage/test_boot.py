@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Cold boots: disks renumbered, power cut, the TPM gone, the disk in another host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.disks import Disk
+from tests.lab.machine import Machine
+from tests.storage.conftest import real_sm
+from tests.storage.pool import NOTHING, Host, Sr, XeError
+
+PASSPHRASE = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def disks(machine: Machine) -> list[Disk]:
+    return [machine.add_disk(f"boot{number}", "256M") for number in range(4)]
+
+
+@pytest.fixture(scope="module")
+def sr(host: Host, disks: list[Disk], luks_version: str) -> Iterator[Sr]:
+    """An SR over two disks that are named as an administrator may: by /dev/sdX."""
+    names = [host.sh(f"readlink -f {disk.by_id}").strip() for disk in disks[1:3]]
+    host.machine.put("/tmp/passphrase", PASSPHRASE.encode() + b"\n")
+    uuid = host.xe("sr-create", type="luksext", name_label="boot", host_uuid=host.uuid,
+                   device_config={"device": ",".join(names), "luks-version": luks_version,
+                                  "recovery_password-filename": "/tmp/passphrase"})
+    sr = Sr(host, uuid, ",".join(names))
+    yield sr
+    if not sr.attached:
+        sr.plug()
+    for vdi in host.xe("vdi-list", sr_uuid=sr.uuid, params="uuid", minimal=True).split(","):
+        if vdi:
+            host.xe("vdi-destroy", uuid=vdi)
+    sr.destroy()
+
+
+def messages(host: Host, name: str) -> list[str]:
+    listed = host.xe("message-list", params="uuid", name=name, minimal=True)
+    return listed.split(",") if listed else []
+
+
+def test_it_is_plugged_after_a_boot_with_the_disks_renumbered(sr: Sr, disks: list[Disk]) -> None:
+    machine = sr.host.machine
+    vdi = sr.create_vdi()
+    machine.shutdown()
+    machine.order_disks([disk.name for disk in reversed(disks)])
+    machine.start()
+    assert sr.attached
+    assert sr.host.xe("vdi-list", sr_uuid=sr.uuid, minimal=True) == vdi
+    assert messages(sr.host, "PBD_PLUG_FAILED_ON_SERVER_START") == []
+    sr.host.xe("vdi-destroy", uuid=vdi)
+
+
+def test_it_is_plugged_after_a_power_cut(sr: Sr) -> None:
+    vdi = sr.create_vdi()
+    sr.host.sh("sync")
+    sr.host.machine.power_cut()
+    sr.host.machine.start()
+    assert sr.attached
+    assert vdi in sr.host.xe("vdi-list", sr_uuid=sr.uuid, minimal=True)
+    sr.host.xe("vdi-destroy", uuid=vdi)
+
+
+def test_an_orderly_shutdown_closes_everything(sr: Sr) -> None:
+    sr.host.xe("host-prepare-for-poweroff")
+    assert sr.host.left_open() == NOTHING
+    sr.host.machine.reboot()
+    assert sr.attached
+
+
+def test_without_its_tpm_the_host_boots_and_raises_the_alert(sr: Sr) -> None:
+    machine = sr.host.machine
+    machine.shutdown()
+    machine.remove_tpm()
+    machine.start()
+    assert not sr.attached
+    assert len(messages(sr.host, "PBD_PLUG_FAILED_ON_SERVER_START")) == 1
+    with pytest.raises(XeError) as caught:
+        sr.plug()
+    assert caught.value.code == 6232
+    assert "/dev/tpmrm0" in caught.value.text
+    machine.shutdown()
+    machine.insert_tpm()
+    machine.start()
+    assert sr.attached
+
+
+def test_with_another_tpm_the_recovery_passphrase_opens_it(sr: Sr) -> None:
+    host = sr.host
+    host.machine.shutdown()
+    host.machine.swap_tpm()
+    host.machine.start()
+    assert not sr.attached
+    with pytest.raises(XeError) as caught:
+        sr.plug()
+    assert caught.value.code == 6234
+    for uuid in sr.containers():
+        host.sh(f"cryptsetup open /dev/disk/by-uuid/{uuid} luks-{uuid}", input=PASSPHRASE)
+    sr.plug()
+    assert sr.attached
+    host.machine.shutdown()
+    host.machine.swap_tpm()
+    host.machine.start()
+    assert sr.attached
+
+
+def test_a_missing_disk_is_named(sr: Sr, disks: list[Disk]) -> None:
+    machine = sr.host.machine
+    sr.unplug()
+    uuid = sr.containers()[1]
+    machine.remove_disk(disks[2].name)
+    with pytest.raises(XeError) as caught:
+        sr.plug()
+    machine.insert_disk(disks[2])
+    assert caught.value.code in (6210, 6222)
+    assert uuid in caught.value.text
+    assert sr.host.left_open() == NOTHING
+    sr.plug()
+
+
+def test_disks_moved_to_another_host_open_there_with_the_passphrase(
+        sr: Sr, disks: list[Disk], tmp_path: Path) -> None:
+    sr.unplug()
+    devices = ",".join(disk.by_id for disk in disks[1:3])
+    with Machine("other", tmp_path / "other", sm=real_sm(), memory_mib=768) as other_machine:
+        for disk in disks[1:3]:
+            sr.host.machine.move_disk(disk.name, other_machine)
+        other_machine.start()
+        other = Host(other_machine)
+        moved = other.introduce(sr, devices)
+        with pytest.raises(XeError) as caught:
+            moved.plug()
+        assert caught.value.code == 6234
+        for disk in disks[1:3]:
+            uuid = other.sh(f"cryptsetup luksUUID {disk.by_id}").strip()
+            other.sh(f"cryptsetup open {disk.by_id} luks-{uuid}", input=PASSPHRASE)
+        moved.plug()
+        assert moved.attached
+        moved.unplug()
+        for disk in disks[1:3]:
+            other_machine.move_disk(disk.name, sr.host.machine)
+    sr.plug()

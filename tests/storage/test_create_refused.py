@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What sr-create refuses, with what words, and that it then changed nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.lab.disks import Disk
+from tests.storage.pool import NOTHING, Host, XeError
+
+# Each makes something on a disk that sr-create must not overwrite unasked.
+CONTENTS = {
+    "ext4": "mkfs.ext4 -q {0}",
+    "lvm2_member": "pvcreate -q {0}",
+    "linux_raid_member": "mdadm --create /dev/md7 --run --level=1 --raid-devices=2 {0} missing && "
+                         "udevadm settle && mdadm --stop /dev/md7",
+    "gpt": "echo 'size=64M' | sfdisk -q --label gpt {0}",
+    "dos": "echo 'size=64M' | sfdisk -q --label dos {0}",
+    "crypto_LUKS": "echo -n some-passphrase | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 "
+                   "--pbkdf-force-iterations 1000 --key-file - {0}",
+    "swap": "mkswap -q {0}",
+    "gpt-backup": "echo 'size=64M' | sfdisk -q --label gpt {0} && "
+                  "dd if=/dev/zero of={0} bs=1M count=1 conv=notrunc status=none",
+}
+
+
+def refuse(host: Host, *disks: Disk, **options: str) -> XeError:
+    """The error of sr-create, after a check that it left nothing behind."""
+    before = [host.fingerprint(disk) for disk in disks]
+    with pytest.raises(XeError) as caught:
+        host.create_sr(*disks, **options)
+    assert [host.fingerprint(disk) for disk in disks] == before, "a refused disk was changed"
+    assert host.left_open() == NOTHING
+    assert host.xe("sr-list", type="luksext", minimal=True) == ""
+    return caught.value
+
+
+def test_missing_device_is_answered_exactly_as_ext_does(host: Host) -> None:
+    for sr_type in ("luksext", "ext"):
+        with pytest.raises(XeError) as caught:
+            host.xe("sr-create", type=sr_type, name_label="x", host_uuid=host.uuid)
+        assert caught.value.text.strip() == (
+            "Error code: SR_BACKEND_FAILURE_90\n"
+            "Error parameters: , The request is missing the device parameter,")
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_device_that_carries_something(host: Host, disk: Disk, content: str) -> None:
+    host.sh(CONTENTS[content].format(disk.by_id))
+    error = refuse(host, disk)
+    assert error.code == 6213
+    assert content.split("-")[0] in error.text
+    assert disk.by_id in error.text
+    assert "force=true" in error.text
+
+
+def test_force_overwrites_what_is_there(host: Host, disk: Disk) -> None:
+    host.sh(f"mkfs.ext4 -q {disk.by_id}")
+    sr = host.create_sr(disk, force="true")
+    assert sr.attached
+    sr.destroy()
+
+
+def test_an_encrypted_sr_is_refused_even_by_force(host: Host, disk: Disk,
+                                                  luks_version: str) -> None:
+    sr = host.create_sr(disk, luks_version=luks_version)
+    sr.forget()
+    error = refuse(host, disk, force="true")
+    assert error.code == 6214
+    assert sr.uuid in error.text
+    assert "sr-introduce" in error.text
+
+
+def test_a_plugged_sr_is_refused(host: Host, disk: Disk) -> None:
+    sr = host.create_sr(disk)
+    with pytest.raises(XeError) as caught:
+        host.create_sr(disk, force="true")
+    assert caught.value.code == 6212
+    assert sr.attached
+    sr.destroy()
+
+
+def test_a_mounted_device_is_refused_even_by_force(host: Host, disk: Disk) -> None:
+    host.sh(f"mkfs.ext4 -q {disk.by_id} && mount {disk.by_id} /mnt")
+    with pytest.raises(XeError) as caught:
+        host.create_sr(disk, force="true")
+    host.sh("umount /mnt")
+    assert caught.value.code == 6212
+    assert "/mnt" in caught.value.text
+
+
+def test_a_disk_with_blocks_of_4096_bytes(host: Host, new_disk: Callable[..., Disk]) -> None:
+    disk = new_disk(logical=4096, physical=4096)
+    error = refuse(host, disk)
+    assert error.code == 6211
+    assert "4096" in error.text
+
+
+def test_a_disk_with_physical_blocks_of_4096_bytes_is_fine(
+        host: Host, new_disk: Callable[..., Disk], luks_version: str) -> None:
+    disk = new_disk(logical=512, physical=4096)
+    sr = host.create_sr(disk, luks_version=luks_version)
+    mapping = f"luks-{sr.containers()[0]}"
+    assert host.sh(f"blockdev --getss /dev/mapper/{mapping}").strip() == "512"
+    vdi = sr.create_vdi()
+    host.xe("vdi-destroy", uuid=vdi)
+    sr.destroy()
+
+
+def test_a_disk_that_is_too_small(host: Host, new_disk: Callable[..., Disk]) -> None:
+    error = refuse(host, new_disk("64M"))
+    assert error.code == 6211
+    assert "64 MiB" in error.text
+
+
+def test_a_device_that_does_not_exist(host: Host) -> None:
+    with pytest.raises(XeError) as caught:
+        host.xe("sr-create", type="luksext", name_label="x", host_uuid=host.uuid,
+                device_config={"device": "/dev/nowhere"})
+    assert caught.value.code == 6210
+    assert "/dev/nowhere" in caught.value.text
+    assert "lsblk" in caught.value.text
+
+
+def test_one_bad_disk_leaves_the_good_one_alone(host: Host, new_disk: Callable[..., Disk]) -> None:
+    good, bad = new_disk(), new_disk()
+    host.sh(f"mkfs.ext4 -q {bad.by_id}")
+    assert refuse(host, good, bad).code == 6213
+
+
+@pytest.mark.parametrize(("option", "value"), [
+    ("cipher", "cipher_null-ecb"),
+    ("cipher", "aes-cbc-plain"),
+    ("key-size", "128"),
+    ("luks-version", "3"),
+    ("sector-size", "4096"),
+    ("discard", "yes"),
+    ("force", "1"),
+    ("pin", "../../bin/sh"),
+    ("pin-config", "{"),
+    ("pin-config", '{"pcr_ids":"24"}'),
+    ("pin-config", '{"pcr_ids":"7","pcr_bank":"md5"}'),
+])
+def test_a_bad_option_is_named_before_anything_is_touched(
+        host: Host, disk: Disk, option: str, value: str) -> None:
+    error = refuse(host, disk, **{option: value})
+    assert error.code == 6201
+    assert f"{option}={value}" in error.text
+    assert "Allowed:" in error.text
+
+
+def test_tang_needs_a_thumbprint(host: Host, disk: Disk) -> None:
+    config = json.dumps({"url": "http://127.0.0.1:7500"})
+    error = refuse(host, disk, pin="tang", **{"pin-config": config})
+    assert error.code == 6201
+    assert "thp" in error.text
+
+
+def test_an_unknown_pin_names_those_that_are_installed(host: Host, disk: Disk) -> None:
+    error = refuse(host, disk, pin="nosuchpin")
+    assert error.code == 6201
+    assert "pin=nosuchpin" in error.text
+    assert "tpm2" in error.text
+
+
+def test_a_key_that_ext_would_ignore_is_ignored(host: Host, disk: Disk) -> None:
+    sr = host.create_sr(disk, whatever="1")
+    assert sr.attached
+    sr.destroy()

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Unlocking with nobody present, and what an administrator reads when it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.lab.disks import Disk
+from tests.lab.machine import Machine
+from tests.storage.pool import NOTHING, Host, Sr, XeError
+
+PASSPHRASE = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def shared_disk(machine: Machine) -> Disk:
+    return machine.add_disk("unlock", "512M")
+
+
+@pytest.fixture(scope="module")
+def sr(host: Host, shared_disk: Disk, luks_version: str) -> Iterator[Sr]:
+    """A locked SR."""
+    sr = host.create_sr(shared_disk, luks_version=luks_version,
+                        pin_config=json.dumps({"pcr_ids": "7,16"}))
+    sr.unplug()
+    yield sr
+    sr.plug()
+    sr.destroy()
+
+
+def refused(sr: Sr) -> XeError:
+    """The error of pbd-plug, after a check that it left nothing behind."""
+    with pytest.raises(XeError) as caught:
+        sr.plug()
+    assert sr.host.left_open() == NOTHING
+    assert not sr.attached
+    assert sr.uuid in caught.value.text
+    return caught.value
+
+
+@pytest.fixture
+def restored(sr: Sr, shared_disk: Disk) -> Iterator[Disk]:
+    """The SR's disk; its header area is put back after the test."""
+    sr.host.sh(f"dd if={shared_disk.by_id} of=/tmp/header bs=1M count=16 status=none")
+    yield shared_disk
+    sr.host.sh(f"dd if=/tmp/header of={shared_disk.by_id} bs=1M conv=fsync status=none")
+
+
+def test_a_zeroed_header_is_named_and_nothing_is_formatted(sr: Sr, restored: Disk) -> None:
+    sr.host.sh(f"dd if=/dev/zero of={restored.by_id} bs=1M count=16 conv=fsync status=none")
+    before = sr.host.fingerprint(restored)
+    error = refused(sr)
+    assert error.code == 6220
+    assert "luksHeaderRestore" in error.text
+    assert sr.host.fingerprint(restored) == before
+
+
+def test_a_damaged_header_is_named(sr: Sr, restored: Disk, luks_version: str) -> None:
+    if luks_version == "1":
+        sr.host.sh(f"printf '\\377' | dd of={restored.by_id} bs=1 seek=170 conv=notrunc,fsync")
+        expected = {6221, 6222}
+    else:
+        for offset in (5000, 0x4000 + 5000):
+            sr.host.sh(f"printf '\\377' | dd of={restored.by_id} bs=1 seek={offset} conv=fsync")
+        expected = {6221}
+    assert refused(sr).code in expected
+
+
+def test_a_damaged_first_copy_of_the_header_still_opens(sr: Sr, restored: Disk,
+                                                        luks_version: str) -> None:
+    if luks_version == "1":
+        pytest.skip("LUKS1 has one copy of its header")
+    sr.host.sh(f"printf '\\377' | dd of={restored.by_id} bs=1 seek=5000 conv=fsync")
+    sr.plug()
+    sr.unplug()
+
+
+def test_another_container_in_its_place_is_not_opened(sr: Sr, restored: Disk) -> None:
+    sr.host.sh(f"cryptsetup luksUUID --batch-mode --uuid "
+               f"11111111-2222-3333-4444-555555555555 {restored.by_id}")
+    assert refused(sr).code == 6222
+
+
+def test_a_container_without_binding(sr: Sr, restored: Disk, luks_version: str) -> None:
+    if luks_version == "1":
+        sr.host.sh(f"luksmeta wipe -f -d {restored.by_id} -s 0")
+    else:
+        sr.host.sh(f"cryptsetup token remove --token-id 0 {restored.by_id}")
+    error = refused(sr)
+    assert error.code == 6230
+    assert "cryptsetup open" in error.text
+
+
+def test_a_foreign_disk_named_for_the_sr(host: Host, sr: Sr, new_disk: Callable[..., Disk]) -> None:
+    """The recorded container is found on its own disk, wherever device-config points to."""
+    other = new_disk("256M")
+    host.xe("pbd-destroy", uuid=sr.pbd)
+    host.xe("pbd-create", sr_uuid=sr.uuid, host_uuid=host.uuid,
+            device_config={"device": other.by_id})
+    sr.plug()
+    sr.unplug()
+
+
+def test_the_tpm_in_lockout(sr: Sr) -> None:
+    sr.host.machine.lock_out_tpm()
+    try:
+        error = refused(sr)
+    finally:
+        sr.host.machine.clear_lockout()
+    assert error.code == 6233
+    assert "tpm2_dictionarylockout" in error.text
+    sr.plug()
+    sr.unplug()
+
+
+@pytest.mark.parametrize("program", ["clevis", "cryptsetup", "jose", "tpm2_createprimary"])
+def test_a_missing_tool_is_named_with_its_package(sr: Sr, program: str) -> None:
+    path = sr.host.sh(f"command -v {program}").strip()
+    sr.host.sh(f"mv {path} {path}.away")
+    try:
+        error = refused(sr)
+    finally:
+        sr.host.sh(f"mv {path}.away {path}")
+    assert error.code == 6203
+    assert program in error.text
+    assert "yum install" in error.text
+
+
+def test_a_hung_clevis_ends_as_an_error(sr: Sr) -> None:
+    path = sr.host.sh("command -v clevis-decrypt-tpm2").strip()
+    sr.host.sh(f"mv {path} {path}.away")
+    sr.host.machine.put(path, b"#!/bin/sh\nsleep 1000\n", 0o755)
+    try:
+        error = refused(sr)
+    finally:
+        sr.host.sh(f"mv {path}.away {path}")
+    assert error.code in (6235, 6238)
+    assert "60 seconds" in error.text
+    assert "sleep 1000" not in sr.host.sh("ps ax")
+
+
+def test_a_changed_pcr_is_refused_until_the_next_boot(sr: Sr) -> None:
+    machine = sr.host.machine
+    machine.extend_pcr(16)
+    error = refused(sr)
+    assert error.code == 6234
+    assert "PCRs 7,16" in error.text
+    assert "cryptsetup open" in error.text
+    machine.reboot()
+    assert sr.attached
+    sr.unplug()
