@@ -92,16 +92,18 @@ def install_sm(dest: Path, sm: Path) -> None:
 def install_driver(dest: Path) -> None:
     """Install the driver under test, by its own Makefile."""
     subprocess.run(
-        ["make", "--silent", "-C", str(CHECKOUT), "install", f"DESTDIR={dest.resolve()}"],
+        ["make", "--silent", "-C", str(CHECKOUT), "install", f"DESTDIR={dest.resolve()}",
+         f"PYTHON_SITE=/{PACKAGES_DIR}"],
         check=True,
         stdout=subprocess.DEVNULL,
     )
 
 
 def install_xapi(dest: Path) -> None:
-    """Install the XAPI emulator and ``xe``."""
+    """Install the XAPI emulator and its commands."""
     _copy_tree(LAB / "xapi", dest / XAPI_DIR)
-    _copy(LAB / "xe", dest / "usr/bin/xe", executable=True)
+    for command in ("xe", "xe-toolstack-restart"):
+        _copy(LAB / command, dest / "usr/bin" / command, executable=True)
 
 
 def _install_flat_sm(dest: Path, sm: Path) -> None:

@@ -50,7 +50,8 @@ class Unit:
     """One unit: its name, its instance, and the [Service] settings of its file and drop-ins."""
 
     def __init__(self, name: str) -> None:
-        self.name = name if re.search(r"\.(service|timer|socket|target)$", name) else f"{name}.service"
+        has_kind = re.search(r"\.(service|timer|socket|target)$", name)
+        self.name = name if has_kind else f"{name}.service"
         stem, dot, kind = self.name.rpartition(".")
         prefix, at, self.instance = stem.partition("@")
         self.file_names = [self.name] + ([f"{prefix}@{dot}{kind}"] if at else [])

@@ -52,7 +52,7 @@ def dispatch(fn_table: dict[str, Callable[[Any, dict[str, str]], str]]) -> None:
         print(success_message(fn_table[name](session, args)))  # type: ignore[arg-type]
     except Failure as error:
         print(failure_message([error.code, *error.params]))
-    except Exception as error:  # noqa: BLE001 - whatever a plugin raises goes to its caller
+    except Exception as error:
         failure = [name, type(error).__name__, str(error), traceback.format_exc()]
         print(failure_message(["XENAPI_PLUGIN_FAILURE", *failure]))
 

@@ -122,8 +122,8 @@ def test_simple_service_is_active_at_once_and_survives_our_exit(
     systemctl: Systemctl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    systemctl.unit("fairlock@.service", "Type=simple", f"ExecStartPre=/bin/sh -c 'echo pre > {out}'",
-                   "ExecStart=/bin/sleep 60")
+    systemctl.unit("fairlock@.service", "Type=simple",
+                   f"ExecStartPre=/bin/sh -c 'echo pre > {out}'", "ExecStart=/bin/sleep 60")
     assert systemctl("start", "fairlock@devicemapper.service") == 0
     assert systemctl("--quiet", "is-active", "fairlock@devicemapper.service") == 0
     assert wait_for(out) == "pre\n"
