@@ -13,7 +13,7 @@ import xmlrpc.client
 from collections.abc import Callable
 from typing import Any
 
-import XenAPI
+import XenAPI  # type: ignore[import-untyped]
 
 
 class Failure(Exception):
