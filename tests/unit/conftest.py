@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the unit tests share: a folder of fake programs, and a fake sysfs.
+
+Programs are small shell scripts that are really run, so that argv, stdin, pipes, deadlines and
+environment are tested as they are. Everything here runs on Python 3.6 and needs no root.
+"""
+import os
+import shutil
+import time
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from luksext import clevis, devices, run, tpm
+
+# The same examples at each run, whatever the machine is busy with.
+settings.register_profile("luksext", derandomize=True, deadline=None,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("luksext")
+
+# What the scripts themselves call.
+HELPERS = ("cat", "sleep", "env", "readlink", "ls", "mkdir")
+
+
+class Programs:
+    """A folder that is the whole PATH; every program in it is fake."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        helpers = folder / ".helpers"
+        helpers.mkdir()
+        for name in HELPERS:
+            (helpers / name).symlink_to(shutil.which(name))
+        self.helpers = helpers
+
+    def add(self, name, script=""):
+        """A program that notes its argv and its stdin, then runs `script` (sh)."""
+        path = self.folder / name
+        path.write_text(
+            "#!/bin/sh\n"
+            "helpers={helpers} log={log}\n"
+            "for word in {name} \"$@\"; do printf '%s\\n' \"$word\"; done >>$log.argv\n"
+            "echo >>$log.argv\n"
+            "$helpers/cat >$log.stdin\n"
+            "{script}\n".format(helpers=self.helpers, log=self.folder / ("." + name), name=name,
+                                script=script))
+        path.chmod(0o755)
+
+    def calls(self, name):
+        """The argv of every call of the program so far."""
+        log = self.folder / ".{}.argv".format(name)
+        if not log.exists():
+            return []
+        return [call.split("\n") for call in log.read_text().split("\n\n") if call]
+
+    def stdin(self, name):
+        """What the last call of the program read."""
+        return (self.folder / ".{}.stdin".format(name)).read_bytes()
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Fake programs on a PATH of their own, with a private directory to make."""
+    made = Programs(tmp_path / "programs")
+    for module in (run, clevis, tpm):
+        monkeypatch.setattr(module, "PATH", str(made.folder))
+    monkeypatch.setattr(run, "PRIVATE_DIR", str(tmp_path / "private"))
+    return made
+
+
+class Sysfs:
+    """A tree like /sys/class/block: links to folders in which partitions lie in their disk."""
+
+    def __init__(self, root):
+        self.block = root / "class"
+        self.nodes = root / "dev"
+        self._devices = root / "devices"
+        for folder in (self.block, self.nodes, self._devices):
+            folder.mkdir(parents=True)
+
+    def disk(self, name, size=1 << 30, number="8:16", logical=512, ro=0):
+        """A disk of `size` bytes; the path of its node, an empty file."""
+        folder = self._devices / name
+        (folder / "queue").mkdir(parents=True)
+        (folder / "queue" / "logical_block_size").write_text("{}\n".format(logical))
+        self._describe(folder, size, number, ro)
+        return self._node(name, folder)
+
+    def partition(self, disk, name, size=1 << 29, number="8:17"):
+        """A partition; it has no queue of its own."""
+        folder = self._devices / disk / name
+        folder.mkdir()
+        (folder / "partition").write_text("1\n")
+        self._describe(folder, size, number, 0)
+        return self._node(name, folder)
+
+    def mapping(self, kernel_name, name, uuid, below=(), number="254:0", logical=512):
+        """A device of device-mapper on the disks `below`."""
+        node = self.disk(kernel_name, number=number, logical=logical)
+        folder = self._devices / kernel_name
+        (folder / "dm").mkdir()
+        (folder / "dm" / "name").write_text(name + "\n")
+        (folder / "dm" / "uuid").write_text(uuid + "\n")
+        for disk in below:
+            (folder / "slaves" / disk).symlink_to(self.block / disk)
+            (self.block / disk / "holders" / kernel_name).symlink_to(folder)
+        return node
+
+    def _describe(self, folder, size, number, ro):
+        for name in ("holders", "slaves"):
+            (folder / name).mkdir()
+        (folder / "size").write_text("{}\n".format(size // 512))
+        (folder / "dev").write_text(number + "\n")
+        (folder / "ro").write_text("{}\n".format(ro))
+
+    def _node(self, name, folder):
+        (self.block / name).symlink_to(folder)
+        node = self.nodes / name
+        node.write_bytes(b"")
+        return str(node)
+
+
+@pytest.fixture
+def sysfs(tmp_path, monkeypatch):
+    """A host without any disk, until the test adds some."""
+    made = Sysfs(tmp_path / "sys")
+    monkeypatch.setattr(devices, "_SYSFS", str(made.block))
+    return made
+
+
+def wait_until_gone(pid):
+    """Whether the process ends within two seconds; a zombie has ended."""
+    for _ in range(100):
+        try:
+            with open("/proc/{}/stat".format(pid)) as stat:
+                if stat.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return not os.path.exists("/proc/{}".format(pid))

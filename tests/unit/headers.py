@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""LUKS headers to parse: made up ones with valid checksums, and real ones.
+
+Layouts: "LUKS On-Disk Format Specification" 1.2.3, "LUKS2 On-Disk Format Specification" 1.1.0.
+"""
+import gzip
+import hashlib
+import json
+import os
+import struct
+
+UUID = "11111111-2222-4333-8444-555555555555"
+SR = "0a1b2c3d-0000-4000-8000-0123456789ab"
+CIPHER = "aes-xts-plain64"
+PAYLOAD = 16 << 20
+
+
+def real(version):
+    """The start of a header that cryptsetup 2.6.1 wrote, with the options of `luks_format`.
+
+    It has the UUID, cipher and payload offset above; LUKS2 the label of the first of one disks of
+    the SR, and a clevis token.
+    """
+    seed = os.path.join(os.path.dirname(__file__), "seeds", "luks{}.gz".format(version))
+    with gzip.open(seed) as packed:
+        return packed.read()
+
+
+def luks1(uuid=UUID, cipher="aes", mode="xts-plain64", key_bytes=64, payload_sectors=32768,
+          slots=(0,)):
+    """A LUKS1 header in 4 KiB."""
+    header = b"LUKS\xba\xbe" + struct.pack(
+        ">H32s32s32sII20s32sI40s", 1, cipher.encode(), mode.encode(), b"sha256", payload_sectors,
+        key_bytes, bytes(20), bytes(32), 1000, uuid.encode())
+    for slot in range(8):
+        state = 0x00AC71F3 if slot in slots else 0x0000DEAD
+        header += struct.pack(">II32sII", state, 1000, bytes(32), 8 + 512 * slot, 4000)
+    return header.ljust(4096, b"\0")
+
+
+def binding_token(slot=0, jwe="a.b.c.d.e"):
+    """A token as `clevis luks bind` writes it."""
+    keys = ("protected", "encrypted_key", "iv", "ciphertext", "tag")
+    return {"type": "clevis", "keyslots": [str(slot)], "jwe": dict(zip(keys, jwe.split(".")))}
+
+
+def metadata(slots=(0,), tokens=None, cipher=CIPHER, keyslot_cipher=CIPHER, key_bytes=64,
+             requirements=None, sector_size=512, offset=PAYLOAD):
+    """The JSON part of a LUKS2 header, as an object."""
+    config = {"json_size": "12288", "keyslots_size": "16744448"}
+    if requirements is not None:
+        config["requirements"] = {"mandatory": requirements}
+    return {
+        "keyslots": {str(slot): {
+            "type": "luks2", "key_size": key_bytes,
+            "area": {"type": "raw", "offset": "32768", "size": "258048",
+                     "encryption": keyslot_cipher, "key_size": 64}} for slot in slots},
+        "tokens": tokens if tokens is not None else {},
+        "segments": {"0": {"type": "crypt", "offset": str(offset), "size": "dynamic",
+                           "iv_tweak": "0", "encryption": cipher, "sector_size": sector_size}},
+        "digests": {}, "config": config}
+
+
+def luks2_copy(text, offset=0, size=0x4000, claimed=None, uuid=UUID, label="", subsystem="",
+               digest="sha256"):
+    """One of the two copies of a LUKS2 header, with the JSON `text`."""
+    magic = b"LUKS\xba\xbe" if offset == 0 else b"SKUL\xba\xbe"
+    binary = magic + struct.pack(
+        ">HQQ48s32s64s40s48sQ", 2, size if claimed is None else claimed, 1, label.encode(),
+        digest.encode(), bytes(64), uuid.encode(), subsystem.encode(), offset)
+    binary = binary.ljust(4096, b"\0")
+    area = text.ljust(size - 4096, b"\0")
+    try:
+        summed = hashlib.new(digest, binary + area).digest()
+    except (ValueError, TypeError):
+        summed = b""
+    return binary[:448] + summed.ljust(64, b"\0") + binary[512:] + area
+
+
+def luks2(content=None, **fields):
+    """Both copies of a LUKS2 header; `content`: the metadata, as an object or as its bytes."""
+    if content is None:
+        content = metadata()
+    text = content if isinstance(content, bytes) else json.dumps(content).encode("utf-8")
+    size = fields.pop("size", 0x4000)
+    return (luks2_copy(text, 0, size, **fields) + luks2_copy(text, size, size, **fields))
+
+
+def ours(index=0, count=1, jwe="a.b.c.d.e", **fields):
+    """A LUKS2 header of the SR, bound to `jwe`."""
+    return luks2(metadata(tokens={"0": binding_token(0, jwe)}), subsystem="luksext",
+                 label="{}:{}:{}".format(SR, index, count), **fields)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""cryptsetup: every option is given; keys travel on stdin or in a pipe, never in an argument."""
+import json
+
+import pytest
+
+import headers
+from luksext import cryptsetup
+from luksext.cryptsetup import Format
+from luksext.errors import CommandFailed, KeyRefused
+
+KEY = b"a-random-key"
+PASSPHRASE = b"correct horse battery staple"
+WANTED = Format(2, headers.UUID, headers.CIPHER, 512, "label", "luksext")
+
+
+def option(argv, name):
+    """The value after an option."""
+    return argv[argv.index(name) + 1]
+
+
+@pytest.mark.parametrize("output, version", [
+    ("cryptsetup 2.0.3", (2, 0, 3)),
+    ("cryptsetup 2.6.1 flags: UDEV BLKID KEYRING KERNEL_CAPI", (2, 6, 1)),
+    ("cryptsetup 2.8.0-rc1", (2, 8, 0)), ("cryptsetup 2.10.12", (2, 10, 12)),
+    ("something else", (0, 0, 0))])
+def test_the_version_is_told_as_numbers(programs, output, version):
+    programs.add("cryptsetup", "echo '{}'".format(output))
+    assert cryptsetup.version() == version
+    assert programs.calls("cryptsetup") == [["cryptsetup", "--version"]]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_formatting_leaves_nothing_to_defaults_and_asks_nothing(programs, version):
+    programs.add("cryptsetup")
+    cryptsetup.luks_format("/dev/sdb", WANTED._replace(version=version), 0, KEY)
+    argv = programs.calls("cryptsetup")[0]
+    assert argv[:3] == ["cryptsetup", "luksFormat", "--batch-mode"]
+    assert argv[-1] == "/dev/sdb"
+    for name, value in (("--type", "luks{}".format(version)), ("--cipher", "aes-xts-plain64"),
+                        ("--key-size", "512"), ("--hash", "sha256"), ("--align-payload", "32768"),
+                        ("--uuid", headers.UUID), ("--key-slot", "0"), ("--key-file", "-"),
+                        ("--pbkdf", "pbkdf2"), ("--pbkdf-force-iterations", "1000")):
+        assert option(argv, name) == value
+    assert programs.stdin("cryptsetup") == KEY
+
+
+def test_only_luks2_has_label_subsystem_and_sector_size(programs):
+    programs.add("cryptsetup")
+    cryptsetup.luks_format("/dev/sdb", WANTED, 0, KEY)
+    cryptsetup.luks_format("/dev/sdb", WANTED._replace(version=1), 0, KEY)
+    luks2, luks1 = programs.calls("cryptsetup")
+    assert (option(luks2, "--label"), option(luks2, "--subsystem"),
+            option(luks2, "--sector-size")) == ("label", "luksext", "512")
+    assert not {"--label", "--subsystem", "--sector-size"} & set(luks1)
+
+
+@pytest.mark.parametrize("version, pbkdf", [
+    (1, []), (2, ["--pbkdf", "argon2id", "--pbkdf-memory", "131072", "--pbkdf-parallel", "2"])])
+def test_a_passphrase_is_stretched_and_travels_in_a_pipe(programs, version, pbkdf):
+    programs.add("cryptsetup", 'for last; do :; done; $helpers/cat "$last" >$log.passphrase')
+    cryptsetup.add_passphrase("/dev/sdb", version, 1, KEY, PASSPHRASE)
+    argv = programs.calls("cryptsetup")[0]
+    assert argv[:-1] == ["cryptsetup", "luksAddKey", "--batch-mode", "--key-slot", "1",
+                         "--key-file", "-", "--iter-time", "2000"] + pbkdf + ["/dev/sdb"]
+    assert argv[-1].startswith("/dev/fd/")
+    assert programs.stdin("cryptsetup") == KEY
+    assert (programs.folder / ".cryptsetup.passphrase").read_bytes() == PASSPHRASE
+
+
+def test_opening_names_the_keyslot_so_that_no_other_is_tried(programs):
+    programs.add("cryptsetup")
+    cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, discard=False)
+    assert programs.calls("cryptsetup") == [
+        ["cryptsetup", "open", "--type", "luks", "--key-slot", "3", "--key-file", "-", "/dev/sdb",
+         "luks-x"]]
+    assert programs.stdin("cryptsetup") == KEY
+
+
+def test_discards_are_let_through_only_when_asked(programs):
+    programs.add("cryptsetup")
+    cryptsetup.open_device("/dev/sdb", "luks-x", 0, KEY, discard=True)
+    assert "--allow-discards" in programs.calls("cryptsetup")[0]
+
+
+def test_a_wrong_key_is_told_apart_from_other_failures(programs):
+    programs.add("cryptsetup", "exit 2")
+    with pytest.raises(KeyRefused, match="keyslot 3 of /dev/sdb"):
+        cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, discard=False)
+    programs.add("cryptsetup", "exit 4")
+    with pytest.raises(CommandFailed, match="status 4"):
+        cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, discard=False)
+
+
+@pytest.mark.parametrize("status, closed", [(0, True), (4, True), (5, False)])
+def test_closing_tells_whether_it_is_closed(programs, status, closed):
+    programs.add("cryptsetup", "exit {}".format(status))
+    assert cryptsetup.close("luks-x") is closed
+    assert programs.calls("cryptsetup") == [["cryptsetup", "close", "luks-x"]]
+
+
+def test_closing_may_fail(programs):
+    programs.add("cryptsetup", "exit 1")
+    with pytest.raises(CommandFailed):
+        cryptsetup.close("luks-x")
+
+
+def test_erasing_asks_nothing(programs):
+    programs.add("cryptsetup")
+    cryptsetup.erase("/dev/sdb")
+    assert programs.calls("cryptsetup") == [["cryptsetup", "erase", "--batch-mode", "/dev/sdb"]]
+
+
+def test_a_token_is_imported_as_json(programs):
+    programs.add("cryptsetup")
+    token = headers.binding_token()
+    cryptsetup.import_token("/dev/sdb", token)
+    assert programs.calls("cryptsetup") == [["cryptsetup", "token", "import", "/dev/sdb"]]
+    assert json.loads(programs.stdin("cryptsetup").decode()) == token
+
+
+def test_a_mapping_table_is_told_by_its_fields(programs):
+    programs.add("dmsetup", "echo '0 8 crypt aes-xts-plain64 0000 0 8:16 32768'")
+    assert cryptsetup.mapping_table("luks-x") == [
+        "0", "8", "crypt", "aes-xts-plain64", "0000", "0", "8:16", "32768"]
+    assert programs.calls("dmsetup") == [["dmsetup", "table", "luks-x"]]
+
+
+def test_luksmeta_is_made_and_filled(programs):
+    programs.add("luksmeta")
+    cryptsetup.luksmeta_init("/dev/sdb")
+    cryptsetup.luksmeta_save("/dev/sdb", 7, "kind", b"data")
+    assert programs.calls("luksmeta") == [
+        ["luksmeta", "init", "-f", "-d", "/dev/sdb"],
+        ["luksmeta", "save", "-d", "/dev/sdb", "-s", "7", "-u", "kind"]]
+    assert programs.stdin("luksmeta") == b"data"
+
+
+def test_what_is_saved_is_loaded_and_nothing_is_none(programs):
+    programs.add("luksmeta", "printf data")
+    assert cryptsetup.luksmeta_load("/dev/sdb", 7, "kind") == b"data"
+    assert programs.calls("luksmeta") == [
+        ["luksmeta", "load", "-d", "/dev/sdb", "-s", "7", "-u", "kind"]]
+    programs.add("luksmeta", "exit 65")
+    assert cryptsetup.luksmeta_load("/dev/sdb", 7, "kind") is None
+
+
+def test_the_slots_of_luksmeta_are_told_by_their_kind(programs):
+    programs.add("luksmeta", "printf '0   active cb6e\\n1 inactive empty\\n\\nnoise\\n'")
+    assert cryptsetup.luksmeta_slots("/dev/sdb") == {0: "cb6e", 1: "empty"}
+    programs.add("luksmeta", "exit 74")
+    assert cryptsetup.luksmeta_slots("/dev/sdb") == {}
+
+
+@pytest.mark.parametrize("call", [
+    lambda: cryptsetup.luks_format("/dev/sdb", WANTED, 0, KEY),
+    lambda: cryptsetup.add_passphrase("/dev/sdb", 2, 1, KEY, PASSPHRASE),
+    lambda: cryptsetup.open_device("/dev/sdb", "x", 0, KEY, False),
+    lambda: cryptsetup.luksmeta_save("/dev/sdb", 0, "kind", KEY)])
+def test_no_key_is_in_an_argument_a_log_or_an_error(programs, caplog, call):
+    caplog.set_level(0, logger="luksext")
+    for name in ("cryptsetup", "luksmeta"):
+        programs.add(name, "$helpers/cat $log.stdin; exit 1")
+    with pytest.raises(CommandFailed) as failure:
+        call()
+    told = "{0} {0!r} {1} {2}".format(failure.value, caplog.text, programs.calls("cryptsetup")
+                                      + programs.calls("luksmeta"))
+    assert KEY.decode() not in told
+    assert PASSPHRASE.decode() not in told

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""errors: one cause a class, a stable code, a sentence and a remedy."""
+import glob
+import inspect
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from luksext import errors
+from luksext.errors import LuksError
+
+ALL = sorted((found for _, found in inspect.getmembers(errors, inspect.isclass)
+              if issubclass(found, LuksError)), key=lambda found: found.code)
+
+# One value for each argument that any error takes.
+ARGUMENTS = {
+    "sentence": "/dev/sdb is not suitable.", "remedy": "Use another disk.", "key": "cipher",
+    "value": "rot13", "allowed": "aes", "reason": "is too short", "program": "clevis",
+    "package": "clevis", "command": "clevis decrypt", "status": 1, "stderr": "no", "seconds": 30,
+    "device": "/dev/sdb", "holders": ["the mount /mnt"], "signatures": ["ext4"],
+    "sr_uuid": "SR-UUID", "found": "LUKS UUID a", "expected": "b", "uuid": "LUKS-UUID",
+    "devices": ["/dev/sdb", "/dev/sdc"], "pcrs": "7", "detail": "it hangs", "url": "http://tang",
+    "pin": "tang", "slot": 3, "name": "luks-LUKS-UUID",
+}
+
+# What an error must name so that an administrator knows where to look.
+PLACES = ("/dev/", "/dev/mapper/", "device-config:", "host", "server", "TPM", "`", "passphrase",
+          "program", "pin")
+
+
+def made(error):
+    """An example of the error."""
+    names = list(inspect.signature(error).parameters)
+    return error(*(ARGUMENTS[name] for name in names))
+
+
+def test_every_code_is_used_once_and_in_our_range():
+    codes = [error.code for error in ALL]
+    assert len(set(codes)) == len(codes)
+    assert all(6200 <= code <= 6299 for code in codes)
+
+
+def test_codes_are_stable():
+    assert {error.__name__: error.code for error in ALL} == {
+        "LuksError": 6200, "OptionInvalid": 6201, "SecretInvalid": 6202, "ToolMissing": 6203,
+        "CommandFailed": 6204, "CommandTimeout": 6205, "Unsupported": 6206,
+        "DeviceMissing": 6210, "DeviceUnsuitable": 6211, "DeviceInUse": 6212,
+        "DeviceNotEmpty": 6213, "DeviceIsOurs": 6214,
+        "HeaderMissing": 6220, "HeaderDamaged": 6221, "HeaderMismatch": 6222, "NotOurs": 6223,
+        "Ambiguous": 6224, "NoBinding": 6230, "UnlockRefused": 6231, "NoTpm": 6232,
+        "TpmLockout": 6233, "TpmRefuses": 6234, "TpmBroken": 6235, "TangUnreachable": 6236,
+        "TangRefuses": 6237, "PinRefuses": 6238, "KeyRefused": 6239, "MappingMismatch": 6240}
+
+
+@pytest.mark.skipif(not os.environ.get("SM"), reason="needs the storage manager (SM=checkout)")
+def test_no_code_is_one_of_the_storage_managers():
+    found = glob.glob(os.path.join(os.environ["SM"], "**", "XE_SR_ERRORCODES.xml"), recursive=True)
+    assert found
+    for path in found:
+        theirs = {int(value.text) for value in ElementTree.parse(path).iter("value")}
+        assert theirs
+        assert not theirs & {error.code for error in ALL}
+
+
+@pytest.mark.parametrize("error", ALL)
+def test_the_cause_is_documented(error):
+    assert error.__doc__ and error.__doc__ != getattr(error.__base__, "__doc__", None)
+
+
+@pytest.mark.parametrize("error", ALL)
+def test_the_text_says_what_happened_where_and_what_to_do(error):
+    example = made(error)
+    assert str(example) == "{} {}".format(example.sentence, example.remedy)
+    assert re.search(r"\.$", example.sentence)
+    assert len(example.remedy) > 10
+    assert any(place in example.sentence for place in PLACES)
+    assert "None" not in str(example)
+
+
+@pytest.mark.parametrize("error", ALL)
+def test_the_text_names_what_it_was_given(error):
+    names = list(inspect.signature(error).parameters)
+    for name in names:
+        value = ARGUMENTS[name]
+        for part in value if isinstance(value, list) else [value]:
+            assert str(part) in str(made(error))
+
+
+def test_an_error_without_details_is_still_a_sentence():
+    assert "in use by another program." in str(errors.DeviceInUse("/dev/sdb", []))
+    assert "it gives no reason" in str(errors.PinRefuses("yubikey", ""))
+    assert "cleared, replaced, or belongs to another host" in str(errors.TpmRefuses(""))
+    assert "no message" in str(errors.CommandFailed("x", 1, ""))
+
+
+@pytest.mark.parametrize("error", [
+    errors.NoTpm, errors.TpmLockout, errors.TpmRefuses, errors.TpmBroken, errors.TangUnreachable,
+    errors.TangRefuses, errors.PinRefuses, errors.KeyRefused])
+def test_all_reasons_of_a_binding_can_be_caught_as_one(error):
+    assert issubclass(error, errors.UnlockRefused)
+
+
+def test_the_way_in_by_hand_is_a_command_to_type():
+    assert "cryptsetup open /dev/sdb luks-U" in errors.open_by_hand("/dev/sdb", "U")

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""run: the only place that runs a program."""
+import logging
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import wait_until_gone
+from luksext import run
+from luksext.errors import CommandFailed, CommandTimeout, LuksError, ToolMissing, Unsupported
+
+SECRET = b"correct horse battery staple"
+
+
+def test_a_program_gets_its_arguments_as_they_are_without_a_shell(programs):
+    programs.add("tool")
+    run.run(["tool", "a b", "$HOME", "*", "; rm"])
+    assert programs.calls("tool") == [["tool", "a b", "$HOME", "*", "; rm"]]
+
+
+def test_its_output_comes_back_as_bytes(programs):
+    programs.add("tool", "printf 'out\\377'; printf 'err' >&2")
+    assert run.run(["tool"]) == run.Result(0, b"out\xff", b"err")
+
+
+def test_it_reads_the_given_stdin(programs):
+    programs.add("tool")
+    run.run(["tool"], stdin=SECRET)
+    assert programs.stdin("tool") == SECRET
+
+
+def test_a_program_that_asks_without_stdin_gets_end_of_file(programs):
+    programs.add("tool", "read answer || echo nothing")
+    assert run.run(["tool"], deadline=5).stdout == b"nothing\n"
+
+
+def test_a_program_that_reads_no_stdin_is_no_error(programs):
+    (programs.folder / "tool").write_text("#!/bin/sh\nexec <&-\necho done\n")
+    (programs.folder / "tool").chmod(0o755)
+    assert run.run(["tool"], stdin=bytes(1 << 20)).stdout == b"done\n"
+
+
+def test_much_output_on_both_streams_does_not_block(programs):
+    programs.add("tool", "i=0; while [ $i -lt 3000 ]; do echo $i-0123456789012345678901234567; "
+                         "echo $i-0123456789012345678901234567 >&2; i=$((i+1)); done")
+    result = run.run(["tool"], deadline=20)
+    assert len(result.stdout) == len(result.stderr) > 65536
+
+
+def test_its_environment_is_the_path_the_c_locale_and_a_private_folder_only(programs, monkeypatch):
+    monkeypatch.setenv("XAPI_SECRET", "leak")
+    programs.add("tool", "$helpers/env")
+    lines = run.run(["tool"]).stdout.decode().splitlines()
+    names = {line.split("=", 1)[0] for line in lines}
+    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"PATH", "LC_ALL", "TMPDIR"}
+    assert "LC_ALL=C" in lines
+    assert "TMPDIR=" + run.PRIVATE_DIR in lines
+
+
+def test_it_has_no_terminal_and_leads_its_own_session(programs):
+    programs.add("tool", "read -r stat </proc/$$/stat; echo $$ $stat")
+    fields = run.run(["tool"]).stdout.decode().split()
+    pid, stat_fields = fields[0], fields[1:]
+    session, terminal = stat_fields[5], stat_fields[6]
+    assert (session, terminal) == (pid, "0")
+
+
+def test_it_inherits_no_open_file(programs):
+    programs.add("tool", "$helpers/ls /proc/self/fd")
+    with open(os.devnull) as other:
+        os.set_inheritable(other.fileno(), True)
+        listed = run.run(["tool"]).stdout.split()
+    # 3 is the folder that ls itself reads.
+    assert set(listed) <= {b"0", b"1", b"2", b"3"}
+
+
+def test_a_missing_program_is_named_with_its_package(programs):
+    with pytest.raises(ToolMissing, match="clevis is not installed.*yum install clevis clevis-luks"):
+        run.run(["clevis"])
+
+
+def test_a_program_without_known_package_is_its_own_package(programs):
+    with pytest.raises(ToolMissing, match="yum install tool "):
+        run.require("tool")
+
+
+def test_require_accepts_what_is_installed(programs):
+    programs.add("one")
+    programs.add("two")
+    run.require("one", "two")
+
+
+@pytest.mark.xfail(strict=True, raises=OSError,
+                   reason="run() lets PermissionError and ENOEXEC through as OSError")
+@pytest.mark.parametrize("mode, text", [(0o644, "#!/bin/sh\n"), (0o755, "no program")])
+def test_a_file_that_cannot_be_executed_is_a_luks_error(programs, mode, text):
+    tool = programs.folder / "tool"
+    tool.write_text(text)
+    tool.chmod(mode)
+    with pytest.raises(LuksError):
+        run.run(["tool"])
+
+
+def test_an_unexpected_status_is_an_error_with_the_command_and_its_message(programs):
+    programs.add("tool", "echo two  >&2; echo lines >&2; exit 3")
+    with pytest.raises(CommandFailed) as failure:
+        run.run(["tool", "open", "/dev/sdb"])
+    assert failure.value.sentence == "`tool open /dev/sdb` failed with status 3: two lines."
+    assert failure.value.status == 3
+
+
+def test_a_silent_failure_says_so(programs):
+    programs.add("tool", "exit 1")
+    with pytest.raises(CommandFailed, match="status 1: no message"):
+        run.run(["tool"])
+
+
+def test_statuses_that_are_answers_are_returned(programs):
+    programs.add("tool", "exit 2")
+    assert run.run(["tool"], accept=(0, 2)).status == 2
+
+
+def test_death_by_a_signal_is_a_negative_status(programs):
+    programs.add("tool", "kill -9 $$")
+    with pytest.raises(CommandFailed, match="status -9"):
+        run.run(["tool"])
+
+
+def test_a_message_is_one_line_of_at_most_300_characters_from_the_end():
+    message = run.Result(1, b"", b"start\n" + b"x" * 500 + b"\xff end\n").message
+    assert len(message) == 300
+    assert message.endswith("\ufffd end")
+    assert "\n" not in message
+
+
+def test_after_its_deadline_the_program_and_all_its_children_are_killed(programs, tmp_path):
+    pids = tmp_path / "pids"
+    programs.add("tool", "$helpers/sleep 300 & echo $! $$ >{}; wait".format(pids))
+    started = time.monotonic()
+    with pytest.raises(CommandTimeout, match=r"`tool arg` did not end within 0.5 seconds"):
+        run.run(["tool", "arg"], deadline=0.5)
+    assert time.monotonic() - started < 5
+    for pid in pids.read_text().split():
+        assert wait_until_gone(pid)
+
+
+def test_a_child_that_left_the_group_and_holds_the_output_does_not_hold_us_up(programs, tmp_path):
+    pid = tmp_path / "pid"
+    script = tmp_path / "daemon.py"
+    script.write_text("import os, time\nif os.fork() == 0:\n    os.setsid()\n"
+                      "    open({!r}, 'w').write(str(os.getpid()))\n    time.sleep(30)\n"
+                      "time.sleep(30)\n".format(str(pid)))
+    programs.add("tool", "exec {} {}".format(sys.executable, script))
+    started = time.monotonic()
+    try:
+        with pytest.raises(CommandTimeout):
+            run.run(["tool"], deadline=1)
+        assert time.monotonic() - started < 10
+    finally:
+        os.kill(int(pid.read_text()), 9)
+
+
+def test_a_program_that_cannot_be_waited_for_does_not_hold_us_up(programs, monkeypatch):
+    # As one in uninterruptible sleep: the signal has no effect.
+    monkeypatch.setattr(run.os, "killpg", lambda pid, number: None)
+    monkeypatch.setattr(run, "_REAP_SECONDS", 0.1)
+    programs.add("tool", "exec $helpers/sleep 3")
+    with pytest.raises(CommandTimeout):
+        run.run(["tool"], deadline=0.3)
+
+
+def test_a_program_is_killed_when_we_are_interrupted(programs, monkeypatch, tmp_path):
+    pid = tmp_path / "pid"
+    programs.add("tool", "echo $$ >{}; exec $helpers/sleep 300".format(pid))
+
+    def interrupted(process, stdin, timeout):
+        while not (pid.exists() and pid.read_text()):
+            process.stdin.close() if not process.stdin.closed else time.sleep(0.01)
+        raise KeyboardInterrupt()
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(["tool"])
+    assert wait_until_gone(pid.read_text().strip())
+
+
+def test_a_secret_pipe_is_read_like_a_file(programs):
+    programs.add("tool", '$helpers/cat "$1"')
+    with run.secret_pipe(SECRET) as pipe:
+        assert run.run(["tool", pipe.path], pipes=[pipe]).stdout == SECRET
+
+
+def test_a_secret_pipe_is_closed_at_the_end_even_after_a_failure():
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(KeyError):
+        with run.secret_pipe(SECRET):
+            raise KeyError()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_secret_of_4_kib_fits_into_the_pipe_without_a_reader():
+    with run.secret_pipe(bytes(4096)) as pipe:
+        assert len(os.read(pipe.fd, 5000)) == 4096
+
+
+@pytest.mark.parametrize("script, failure", [
+    ("exit 0", None), ("exit 1", CommandFailed), ("exec $helpers/sleep 60", CommandTimeout)])
+def test_no_secret_reaches_a_log_or_an_error(programs, caplog, script, failure):
+    caplog.set_level(logging.DEBUG, logger="luksext")
+    programs.add("tool", '$helpers/cat "$1"; $helpers/cat $log.stdin; ' + script)
+    text = ""
+    with run.secret_pipe(b"piped-" + SECRET) as pipe:
+        try:
+            result = run.run(["tool", pipe.path], stdin=b"typed-" + SECRET, deadline=1,
+                             pipes=[pipe])
+            assert result.stdout.count(SECRET) == 2
+            text = result.message
+        except LuksError as error:
+            assert isinstance(error, failure)
+            text = "{} {!r} {}".format(error, error, error.__cause__)
+    assert SECRET.decode() not in text + caplog.text
+
+
+def test_every_command_is_logged_with_its_status_and_time(programs, caplog):
+    caplog.set_level(logging.INFO, logger="luksext")
+    programs.add("tool")
+    run.run(["tool", "x"])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1
+    assert re.match(r"tool x: status 0 after \d+\.\d s$", messages[0])
+
+
+def test_the_private_folder_is_made_for_us_alone(programs):
+    programs.add("tool")
+    run.run(["tool"])
+    run.run(["tool"])
+    status = os.stat(run.PRIVATE_DIR)
+    assert stat.S_IMODE(status.st_mode) == 0o700
+    assert status.st_uid == os.geteuid()
+
+
+def open_to_all(path):
+    os.mkdir(path)
+    os.chmod(path, 0o755)
+
+
+def link_to_another(path):
+    os.mkdir(path + ".other", 0o700)
+    os.symlink(path + ".other", path)
+
+
+def plain_file(path):
+    with open(path, "w"):
+        os.chmod(path, 0o600)
+
+
+@pytest.mark.parametrize("prepare", [open_to_all, link_to_another, plain_file])
+def test_a_private_folder_that_others_prepared_is_refused(programs, prepare):
+    programs.add("tool")
+    prepare(run.PRIVATE_DIR)
+    with pytest.raises(Unsupported, match="is not a directory that belongs to this user alone"):
+        run.run(["tool"])
+    assert programs.calls("tool") == []
