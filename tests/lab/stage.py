@@ -44,6 +44,7 @@ PROGRAMS = {
     "usr/lib/lab/inventory": "inventory.py",
     "usr/lib/lab/vhd-io": "vhd_io.py",
     "usr/libexec/fairlock": "fairlock.py",
+    "usr/sbin/tap-ctl": "tap_ctl.py",
 }
 
 
