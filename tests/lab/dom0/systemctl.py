@@ -134,7 +134,7 @@ def unescape(instance: str) -> str:
 def state(unit: Unit) -> str:
     """systemd's word for the unit's state: active, activating, inactive or failed."""
     if _runner_is_there(unit):
-        return "activating" if unit.is_oneshot else "active"
+        return "active" if _up_file(unit).exists() else "activating"
     result = _result_file(unit).read_text() if _result_file(unit).exists() else "inactive"
     if result == "success":
         return "active" if unit.get("RemainAfterExit", "no") in ("yes", "true") else "inactive"
@@ -147,6 +147,11 @@ def _lock_file(unit: Unit) -> Path:
 
 def _result_file(unit: Unit) -> Path:
     return RUN / f"{unit.name}.result"
+
+
+def _up_file(unit: Unit) -> Path:
+    """There while a service that is no oneshot has been started completely."""
+    return RUN / f"{unit.name}.up"
 
 
 def _runner_is_there(unit: Unit) -> bool:
@@ -187,32 +192,61 @@ def run_unit(unit: Unit) -> None:
     with _runner_lock(unit) as ours:
         if not ours:
             return
-        _result_file(unit).unlink(missing_ok=True)
+        for left_over in (_result_file(unit), _up_file(unit)):
+            left_over.unlink(missing_ok=True)
         _log(f"Starting {unit.name}")
-        done = all(_execute(unit, command) for key in ("ExecStartPre", "ExecStart", "ExecStartPost")
-                   for command in unit.commands(key))
-        for command in unit.commands("ExecStopPost"):
-            _execute(unit, command)
+        done = _execute_all(unit, "ExecStartPre")
+        if unit.is_oneshot:
+            done = done and _execute_all(unit, "ExecStart") and _execute_all(unit, "ExecStartPost")
+        else:
+            done = done and _supervise(unit)
+        _execute_all(unit, "ExecStopPost")
         _result_file(unit).write_text("success" if done else "failed")
         _log(f"{'Finished' if done else 'Failed'} {unit.name}")
 
 
+def _execute_all(unit: Unit, key: str) -> bool:
+    """Run a setting's commands one after the other, up to the first that fails."""
+    return all(_execute(unit, command) for command in unit.commands(key))
+
+
 def _execute(unit: Unit, command: Command) -> bool:
-    """Run one command to its end, its output in syslog; True when the unit may go on."""
-    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
-                   "LANG": "C.UTF-8", **unit.environment()}
-    tag = f"--tag={Path(command.argv[0]).name}"
-    try:
-        with subprocess.Popen(["logger", tag], stdin=subprocess.PIPE) as logger:
-            code = subprocess.run(command.argv, stdin=subprocess.DEVNULL, stdout=logger.stdin,
-                                  stderr=logger.stdin, env=environment, close_fds=False,
-                                  check=False).returncode
-    except OSError as error:
-        _log(f"{unit.name}: cannot run {command.argv[0]}: {error.strerror}")
-        code = EXIT_FAILURE
+    """Run one command to its end; True when the unit may go on."""
+    code = _run(unit, command).wait()
     if code != 0:
         _log(f"{unit.name}: {shlex.join(command.argv)} ended with status {code}")
     return code == 0 or command.may_fail
+
+
+def _supervise(unit: Unit) -> bool:
+    """Run a service's main command; it counts as up once its ExecStartPost commands are done."""
+    (command,) = unit.commands("ExecStart")
+    process = _run(unit, command)
+    if _execute_all(unit, "ExecStartPost"):
+        _up_file(unit).touch()
+        code = process.wait()
+        _up_file(unit).unlink()
+        return code == 0
+    process.terminate()
+    return False
+
+
+def _run(unit: Unit, command: Command) -> subprocess.Popen[bytes]:
+    """Start a command, its output in syslog."""
+    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
+                   "LANG": "C.UTF-8", **unit.environment()}
+    reader, writer = os.pipe()
+    logger = ["logger", f"--tag={Path(command.argv[0]).name}"]
+    subprocess.Popen(logger, stdin=reader, start_new_session=True)
+    os.close(reader)
+    try:
+        return subprocess.Popen(command.argv, stdin=subprocess.DEVNULL, stdout=writer,
+                                stderr=writer, env=environment, close_fds=False)
+    except OSError as error:
+        _log(f"{unit.name}: cannot run {command.argv[0]}: {error.strerror}")
+        return subprocess.Popen(["false"])
+    finally:
+        os.close(writer)
 
 
 def _spawn_runner(unit: Unit) -> int:
@@ -276,7 +310,9 @@ def stop(unit: Unit) -> int:
         deadline = time.monotonic() + STOP_TIMEOUT
         while _runner_is_there(unit) and time.monotonic() < deadline:
             time.sleep(POLL)
-    _result_file(unit).unlink(missing_ok=True)
+    _execute_all(unit, "ExecStopPost")
+    for left_over in (_result_file(unit), _up_file(unit)):
+        left_over.unlink(missing_ok=True)
     return 0
 
 
@@ -311,7 +347,7 @@ def is_active(unit: Unit, *, quiet: bool) -> int:
 
 def list_units(patterns: list[str]) -> int:
     """Print the units that were ever started and match one of the shell patterns."""
-    started = {path.name.removesuffix(".result") for path in RUN.glob("*")} if RUN.is_dir() else []
+    started = {re.sub(r"\.(result|up)$", "", path.name) for path in RUN.glob("*")}
     for name in sorted(started):
         if not patterns or any(Path(name).match(pattern) for pattern in patterns):
             print(f"{name} loaded {state(Unit(name))}")

@@ -158,3 +158,17 @@ def test_unknown_unit(systemctl: Systemctl, capsys: pytest.CaptureFixture[str]) 
     assert systemctl("start", "nothing") == 5
     assert "nothing.service could not be found" in capsys.readouterr().err
     assert systemctl("daemon-reload") == 0
+
+
+def test_start_of_a_service_waits_for_its_post_commands(
+    systemctl: Systemctl, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    systemctl.unit("slow.service", f"ExecStart=/bin/sh -c 'sleep 0.5; touch {out}; exec sleep 60'",
+                   f"ExecStartPost=/bin/sh -c 'until [ -e {out} ]; do sleep 0.02; done'",
+                   f"ExecStopPost=/bin/rm {out}")
+    assert systemctl("start", "slow") == 0
+    assert out.exists()
+    assert systemctl("--quiet", "is-active", "slow") == 0
+    assert systemctl("stop", "slow") == 0
+    assert not out.exists()
