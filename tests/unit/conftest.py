@@ -19,7 +19,7 @@ settings.register_profile("luksext", derandomize=True, deadline=None,
 settings.load_profile("luksext")
 
 # What the scripts themselves call.
-HELPERS = ("cat", "sleep", "env", "readlink", "ls", "mkdir")
+HELPERS = ("cat", "sleep", "env", "ls", "mkdir", "rm")
 
 
 class Programs:
@@ -42,9 +42,10 @@ class Programs:
             "helpers={helpers} log={log}\n"
             "for word in {name} \"$@\"; do printf '%s\\n' \"$word\"; done >>$log.argv\n"
             "echo >>$log.argv\n"
+            "echo {name} $1 >>{order}\n"
             "$helpers/cat >$log.stdin\n"
             "{script}\n".format(helpers=self.helpers, log=self.folder / ("." + name), name=name,
-                                script=script))
+                                order=self.folder / ".order", script=script))
         path.chmod(0o755)
 
     def calls(self, name):
@@ -53,6 +54,11 @@ class Programs:
         if not log.exists():
             return []
         return [call.split("\n") for call in log.read_text().split("\n\n") if call]
+
+    def order(self):
+        """Every call so far, of all programs, as the program and its first argument."""
+        log = self.folder / ".order"
+        return log.read_text().splitlines() if log.exists() else []
 
     def stdin(self, name):
         """What the last call of the program read."""

@@ -56,13 +56,15 @@ def test_only_luks2_has_label_subsystem_and_sector_size(programs):
 
 
 @pytest.mark.parametrize("version, pbkdf", [
-    (1, []), (2, ["--pbkdf", "argon2id", "--pbkdf-memory", "131072", "--pbkdf-parallel", "2"])])
+    (1, ["--pbkdf", "pbkdf2", "--iter-time", "2000"]),
+    (2, ["--pbkdf", "argon2id", "--pbkdf-memory", "131072", "--pbkdf-parallel", "2",
+         "--pbkdf-force-iterations", "4"])])
 def test_a_passphrase_is_stretched_and_travels_in_a_pipe(programs, version, pbkdf):
     programs.add("cryptsetup", 'for last; do :; done; $helpers/cat "$last" >$log.passphrase')
     cryptsetup.add_passphrase("/dev/sdb", version, 1, KEY, PASSPHRASE)
     argv = programs.calls("cryptsetup")[0]
     assert argv[:-1] == ["cryptsetup", "luksAddKey", "--batch-mode", "--key-slot", "1",
-                         "--key-file", "-", "--iter-time", "2000"] + pbkdf + ["/dev/sdb"]
+                         "--key-file", "-", *pbkdf, "/dev/sdb"]
     assert argv[-1].startswith("/dev/fd/")
     assert programs.stdin("cryptsetup") == KEY
     assert (programs.folder / ".cryptsetup.passphrase").read_bytes() == PASSPHRASE
