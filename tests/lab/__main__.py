@@ -68,8 +68,8 @@ def _parse() -> argparse.Namespace:
 def _machine(arguments: argparse.Namespace) -> Iterator[Machine]:
     """Provide a machine with three disks, in a folder that is removed unless it is to be kept."""
     # A terminal that closes, or a supervisor, ends the lab as a Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(128 + number))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="luksext-lab-"))
     try:
         with Machine(

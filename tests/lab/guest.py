@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -98,10 +99,9 @@ class Guest:
     def close(self) -> None:
         """Give up the connection; whoever waits for an answer is told that the guest is gone."""
         # shutdown() wakes the reading thread, which close() alone would not.
-        try:
+        # It fails when the guest has closed its end before.
+        with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the guest has closed its end before
 
     def _ask(self, seconds: float, **request: Any) -> dict[str, Any]:
         """Send a request and return its only reply, waiting somewhat longer than `seconds`."""

@@ -18,32 +18,30 @@ Any of them may be answered by {"error": sentence}. The first line sent is {"hel
 guest has booted.
 """
 
-import base64
+# Only cheap modules: a boot waits for these imports.
+import binascii
 import fcntl
+import io
 import json
 import os
-import pty
 import signal
 import struct
 import subprocess
-import tempfile
 import termios
 import threading
 import time
-from pathlib import Path
-from typing import Any
 
 PORT = "org.luksext.lab"
-SCRATCH = "/run/lab"
-BOOTED = Path(SCRATCH, "booted")
+BOOTED = "/run/lab/booted"
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
 }
 
-Request = dict[str, Any]
-Reply = dict[str, Any]
+# JSON objects; what is in them is in the description above.
+Request = dict
+Reply = dict
 
 
 class Daemon:
@@ -82,11 +80,7 @@ class Daemon:
     def op_run(self, request: Request) -> Reply:
         """Run a program to its end. What it leaves in the background goes on running."""
         # Files, not pipes: nobody waits for a daemon that holds on to its parent's output.
-        with (
-            tempfile.TemporaryFile(dir=SCRATCH) as stdin,
-            tempfile.TemporaryFile(dir=SCRATCH) as out,
-            tempfile.TemporaryFile(dir=SCRATCH) as err,
-        ):
+        with _memory_file() as stdin, _memory_file() as out, _memory_file() as err:
             stdin.write(_decode(request["stdin"]))
             stdin.seek(0)
             start = time.monotonic()
@@ -119,19 +113,21 @@ class Daemon:
 
     def op_put(self, request: Request) -> Reply:
         """Write a file and the folders that lead to it."""
-        path = Path(request["path"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_decode(request["data"]))
-        path.chmod(request["mode"])
+        path = request["path"]
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(_decode(request["data"]))
+        os.chmod(path, request["mode"])
         return {}
 
     def op_get(self, request: Request) -> Reply:
         """Read a file."""
-        return {"data": _encode(Path(request["path"]).read_bytes())}
+        with open(request["path"], "rb") as file:
+            return {"data": _encode(file.read())}
 
     def op_terminal(self, request: Request) -> Reply:
         """Run a program on a terminal of its own."""
-        pid, terminal = pty.fork()
+        pid, terminal = os.forkpty()
         if pid == 0:
             os.chdir("/root")
             os.execvpe(request["argv"][0], request["argv"], ENVIRONMENT | request["env"])
@@ -157,30 +153,36 @@ class Daemon:
         return {}
 
 
+def _memory_file() -> io.BufferedRandom:
+    return os.fdopen(os.memfd_create("guestd"), "w+b")
+
+
 def _resize(terminal: int, request: Request) -> None:
     size = struct.pack("HHHH", request["rows"], request["columns"], 0, 0)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
 
 
 def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+    return binascii.b2a_base64(data, newline=False).decode()
 
 
 def _decode(text: str | None) -> bytes:
-    return base64.b64decode(text or "")
+    return binascii.a2b_base64(text or "")
 
 
 def _open_port() -> int:
-    for name in Path("/sys/class/virtio-ports").glob("*/name"):
-        if name.read_text().strip() == PORT:
-            return os.open(f"/dev/{name.parent.name}", os.O_RDWR)
+    folder = "/sys/class/virtio-ports"
+    for port in os.listdir(folder):
+        with open(f"{folder}/{port}/name") as file:
+            if file.read().strip() == PORT:
+                return os.open(f"/dev/{port}", os.O_RDWR)
     raise SystemExit(f"guestd: this machine has no virtio-serial port {PORT}")
 
 
 def main() -> None:
     """Wait until the init has done its part, then serve."""
     port = _open_port()
-    while not BOOTED.exists():
+    while not os.path.exists(BOOTED):
         time.sleep(0.02)
     Daemon(port).serve()
 

@@ -70,7 +70,7 @@ compileall.compile_dir(
 """
 
 # Where the init mounts things; the distribution's root itself is read-only.
-_MOUNT_POINTS = ("dev", "lab", "proc", "run", "sys", "tmp", "var/tmp")
+_MOUNT_POINTS = ("dev", "lab/checkout", "lab/state", "proc", "run", "sys", "tmp", "var/tmp")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Image:
 
     folder: Path
     root: Path
+    root_disk: Path
     vmlinux: Path
     initramfs: Path
 
@@ -102,12 +103,14 @@ def obtain() -> Image:
         if not folder.exists():
             _build(cache, folder)
             _remove_unused(cache, keep=folder)
-    return Image(folder, folder / "root", folder / "vmlinux", folder / "initramfs")
+    return Image(
+        folder, folder / "root", folder / "root.ext4", folder / "vmlinux", folder / "initramfs"
+    )
 
 
 def hold(image: Image) -> IO[bytes]:
     """Keep the image from being removed as unused for as long as the returned file is open."""
-    lock = open(image.folder / "in-use", "rb")
+    lock = open(image.folder / "in-use", "rb")  # noqa: SIM115 (the caller closes it)
     fcntl.flock(lock, fcntl.LOCK_SH)
     return lock
 
@@ -123,6 +126,23 @@ def compile_python(root: Path, folder: Path) -> None:
     _run_from(root, "usr/bin/python3", "-c", _COMPILE, str(folder), skipped)
 
 
+def make_disk(root: Path, folder: Path, disk: Path) -> None:
+    """Make a disk image with an ext4 filesystem that holds a copy of `folder`.
+
+    A guest reads it much faster than the folder itself over 9p. `root` is the unpacked
+    distribution, whose mke2fs is used.
+    """
+    content = sum(path.lstat().st_size for path in folder.rglob("*"))
+    # Room for the filesystem's own structures and half-used blocks; what stays empty costs nothing.
+    size = content * 5 // 4 + (64 << 20)
+    with open(disk, "wb") as file:
+        file.truncate(size)
+    _run_from(
+        root, "usr/sbin/mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0",
+        "-d", str(folder), str(disk),
+    )  # fmt: skip
+
+
 def _run_from(root: Path, program: str, *arguments: str, name: str | None = None) -> None:
     """Run a program of an unpacked root on this host, with the root's own C library.
 
@@ -134,7 +154,12 @@ def _run_from(root: Path, program: str, *arguments: str, name: str | None = None
     command += ["--argv0", name or program, root / program]
     done = subprocess.run(
         [*map(str, command), *arguments],
-        env={"PYTHONHOME": str(root / "usr"), "PATH": os.environ["PATH"], "LC_ALL": "C"},
+        env={
+            "PATH": os.environ["PATH"],
+            "LC_ALL": "C",
+            "PYTHONHOME": str(root / "usr"),
+            "MKE2FS_CONFIG": str(root / "etc/mke2fs.conf"),
+        },
         capture_output=True,
         text=True,
     )
@@ -162,6 +187,7 @@ def _build(cache: Path, folder: Path) -> None:
         print("lab: unpacking the guest's root", flush=True)
         _build_root(files, root)
         _build_boot_files(root, scratch)
+        make_disk(root, root, scratch / "root.ext4")
         (scratch / "in-use").touch()
         scratch.chmod(0o755)
         scratch.rename(folder)

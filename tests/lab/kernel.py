@@ -17,8 +17,14 @@ from pathlib import Path
 
 from .errors import LabError
 
-# What it takes to mount the root. Each module's dependencies come along.
-BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
+# What it takes to mount the root and to talk to the host. Dependencies come along.
+BOOT_MODULES = (
+    "virtio_pci", "virtio_blk", "ext4", "crc32c_intel", "overlay", "9pnet_virtio", "9p",
+    "virtio_console", "virtio_scsi", "sd_mod", "sg", "dm_mod", "virtio_net",
+)  # fmt: skip
+
+# Where the initramfs' init mounts things.
+_FOLDERS = ("bin", "dev", "distribution", "modules", "over", "proc", "root", "stage")
 
 _ELF = b"\x7fELF"
 
@@ -91,9 +97,12 @@ def _parse_dependencies(text: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each module's name and the files to load for it, in order (itself last)."""
     for line in text.splitlines():
         path, _, needs = line.partition(":")
-        name = path.rsplit("/", 1)[-1].split(".")[0].replace("-", "_")
         # modules.dep lists what a module needs in the order opposite to loading.
-        yield name, [*reversed(needs.split()), path]
+        yield _module_name(path), [*reversed(needs.split()), path]
+
+
+def _module_name(path: str) -> str:
+    return path.rsplit("/", 1)[-1].split(".")[0].replace("-", "_")
 
 
 def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
@@ -121,11 +130,12 @@ def initramfs(root: Path, release: str, init: bytes) -> bytes:
     """
     modules = root / "usr/lib/modules" / release
     order = load_order((modules / "modules.dep").read_text(), BOOT_MODULES)
-    entries = [(name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "modules", "root")]
+    entries = [(name, stat.S_IFDIR | 0o755, b"") for name in _FOLDERS]
     entries.append(("bin/busybox", stat.S_IFREG | 0o755, (root / "usr/bin/busybox").read_bytes()))
     entries.append(("init", stat.S_IFREG | 0o755, init))
-    for index, path in enumerate(order):
+    for place, path in enumerate(order):
         content = decompress((modules / path).read_bytes())
-        # The name begins with its place in the order: init loads them as the shell sorts them.
-        entries.append((f"modules/{index:02}.ko", stat.S_IFREG | 0o644, content))
+        # The name begins with the place in the order: init loads them as the shell sorts them.
+        name = f"modules/{place:02}-{_module_name(path)}.ko"
+        entries.append((name, stat.S_IFREG | 0o644, content))
     return cpio(entries)

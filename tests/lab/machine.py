@@ -149,7 +149,7 @@ class Machine:
         begin = time.monotonic()
         boot_image = image.obtain()
         self._image_in_use = image.hold(boot_image)
-        staging.refresh(boot_image, self.folder / "stage", self._sm, self.name)
+        staging.refresh(boot_image, self._stage_disk, self._sm, self.name)
         self._power_on(boot_image)
         self._wait_for_boot()
         self.boot_seconds = time.monotonic() - begin
@@ -305,7 +305,7 @@ class Machine:
         self._targets = list(self._disks)
         argv = qemu.command(
             boot_image,
-            qemu.Shares(self.folder / "stage", CHECKOUT, state),
+            qemu.Sources(self._stage_disk, CHECKOUT, state),
             qemu.Sockets(for_qmp.fileno(), for_guestd.fileno(), tpm),
             hostname=self.name,
             accelerator=qemu.accelerator(boot_image),
@@ -407,6 +407,10 @@ class Machine:
     @property
     def _qemu_log(self) -> Path:
         return self.folder / "qemu.log"
+
+    @property
+    def _stage_disk(self) -> Path:
+        return self.folder / "stage.ext4"
 
     @property
     def _record(self) -> Path:

@@ -6,32 +6,32 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from .image import Image, compile_python
+from .image import Image, compile_python, make_disk
 
 
-def refresh(image: Image, folder: Path, sm: Path | None, hostname: str) -> None:
-    """Bring the stage in `folder` up to date with the checkout.
+def refresh(image: Image, disk: Path, sm: Path | None, hostname: str) -> None:
+    """Make the disk image `disk` with the stage that the checkout gives now.
 
-    A stage that would be the same is left alone with its compiled Python, so that a reboot is
-    quick.
+    A stage that would be the same is left alone, so that a reboot is quick.
     """
-    fresh = folder.with_name(f"{folder.name}.new")
-    importlib.import_module(f"{__package__}.stage").build(fresh, sm)
-    _write_inventory(fresh, hostname)
-    digest = f"{image.folder.name} {_digest(fresh)}"
-    seal = folder.with_name(f"{folder.name}.digest")
-    if folder.exists() and seal.exists() and seal.read_text() == digest:
-        shutil.rmtree(fresh)
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    compile_python(image.root, fresh)
-    fresh.rename(folder)
-    seal.write_text(digest)
+    disk.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=disk.parent) as scratch:
+        folder = Path(scratch, "stage")
+        importlib.import_module(f"{__package__}.stage").build(folder, sm)
+        _write_inventory(folder, hostname)
+        digest = f"{image.folder.name} {_digest(folder)}"
+        seal = disk.with_suffix(".digest")
+        if seal.exists() and seal.read_text() == digest:
+            return
+        compile_python(image.root, folder)
+        seal.unlink(missing_ok=True)
+        make_disk(image.root, folder, disk)
+        seal.write_text(digest)
 
 
 def _write_inventory(stage: Path, hostname: str) -> None:
