@@ -31,6 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     #: Set by the subclass that serve() makes.
     api: Api
+    _answering = False
 
     def do_POST(self) -> None:  # pylint: disable=invalid-name
         """/jsonrpc is JSON-RPC 2.0, every other path XML-RPC."""
@@ -51,7 +52,9 @@ class Handler(BaseHTTPRequestHandler):
         """/export_raw_vdi?session_id=&task_id=&vdi=: the VDI's contents."""
         with self._transfer("/export_raw_vdi") as (context, vdi):
             pieces = self.api.datapath.export_raw(context, vdi)
+            # The data path opens with the first piece: until then a failure can be answered.
             first = next(pieces, b"")
+            self._answering = True
             self.send_response(200)
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Content-Length", self.api.core.db.get("VDI", vdi, "virtual_size"))
@@ -68,6 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         core, task = self.api.core, query.get("task_id", "")
         # After a failure the rest of the body is still to come: the connection cannot go on.
         self.close_connection = True
+        self._answering = False
         try:
             if url.path != path:
                 raise ApiError("HANDLE_INVALID", "path", url.path)
@@ -77,7 +81,8 @@ class Handler(BaseHTTPRequestHandler):
             # The client learns of it from the task, as with xapi.
             core.log.error("datapath", f"{path} failed with exception {failure}")
             core.tasks.finish(task, "failure", error_info=description_of(failure))
-            self._answer("; ".join(description_of(failure)), "text/plain", status=500)
+            if not self._answering:
+                self._answer("; ".join(description_of(failure)), "text/plain", status=500)
         else:
             core.tasks.finish(task, "success")
         finally:
@@ -86,11 +91,13 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, text: str, content_type: str, status: int = 200) -> None:
         # The content type has no charset: npm's xen-api takes nothing else for JSON.
         data = text.encode()
+        self._answering = True
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if data:
+            self.wfile.write(data)
 
     def _xml_rpc(self, body: bytes) -> str:
         try:

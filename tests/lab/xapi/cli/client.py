@@ -9,6 +9,7 @@ import http.client
 import os
 import shutil
 import socket
+import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,8 @@ class Client:
         finally:
             connection.close()
         try:
+            while self.call("task.get_status", task) == "pending":
+                time.sleep(0.05)
             if self.call("task.get_status", task) != "success":
                 raise XenAPI.Failure(self.call("task.get_error_info", task))
         finally:
