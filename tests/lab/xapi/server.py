@@ -13,7 +13,7 @@ import threading
 import urllib.parse
 import xmlrpc.client
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ class Handler(BaseHTTPRequestHandler):
     #: Set by the subclass that serve() makes.
     api: Api
     _answering = False
+
+    def handle(self) -> None:
+        """Serve the connection; a client that vanishes is nothing to report."""
+        with suppress(ConnectionError):
+            super().handle()
 
     def do_POST(self) -> None:  # pylint: disable=invalid-name
         """/jsonrpc is JSON-RPC 2.0, every other path XML-RPC."""
