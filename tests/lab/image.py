@@ -143,11 +143,14 @@ def make_disk(root: Path, folder: Path, disk: Path) -> None:
     )  # fmt: skip
 
 
-def _run_from(root: Path, program: str, *arguments: str, name: str | None = None) -> None:
+def _run_from(
+    root: Path, program: str, *arguments: str, name: str | None = None, input: str | None = None
+) -> None:
     """Run a program of an unpacked root on this host, with the root's own C library.
 
     It works where the host's libraries and Python are of other versions, and needs no chroot.
-    `name` is what the program is called by, for one that behaves by its name.
+    `name` is what the program is called by, for one that behaves by its name; `input` is what it
+    reads from its standard input.
     """
     libraries = root / "usr/lib/x86_64-linux-gnu"
     command = [libraries / "ld-linux-x86-64.so.2", "--library-path", libraries]
@@ -160,6 +163,7 @@ def _run_from(root: Path, program: str, *arguments: str, name: str | None = None
             "PYTHONHOME": str(root / "usr"),
             "MKE2FS_CONFIG": str(root / "etc/mke2fs.conf"),
         },
+        input=input or "",
         capture_output=True,
         text=True,
     )
@@ -211,6 +215,7 @@ def _build_root(files: list[Path], root: Path) -> None:
     for name, content in _FILES.items():
         (root / name).write_text(content)
     _write_accounts(root)
+    _write_weak_words(root)
     compile_python(root, root)
 
 
@@ -225,6 +230,16 @@ def _write_accounts(root: Path) -> None:
     (root / "etc/group").write_text((masters / "group.master").read_text() + groups)
     for _number, home in _USERS.values():
         (root / home.lstrip("/")).mkdir(parents=True, exist_ok=True)
+
+
+def _write_weak_words(root: Path) -> None:
+    """Make the dictionary of weak passwords, without which clevis cannot make a key (pwmake)."""
+    words = (root / "usr/share/dict/cracklib-small").read_text().split()
+    dictionary = root / "var/cache/cracklib/cracklib_dict"
+    dictionary.parent.mkdir(parents=True, exist_ok=True)
+    # The packer wants words sorted as bytes, each once.
+    unique = "".join(f"{word}\n" for word in sorted({word.lower() for word in words}))
+    _run_from(root, "usr/sbin/cracklib-packer", str(dictionary), input=unique)
 
 
 def _build_boot_files(root: Path, scratch: Path) -> None:
