@@ -33,7 +33,6 @@ class Config:
     socket_target: Path = Path("/run/lab/xapi.socket")
     ready_file: Path = Path("/run/lab/xapi-ready")
     pid_file: Path = Path("/run/lab/xapi.pid")
-    sr_mount: Path = Path("/run/sr-mount")
     http_host: str = "0.0.0.0"
     #: 0 lets the system choose a port.
     http_port: int = 80

@@ -1,56 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The data path of a VDI in dom0: VBDs, and the import and export of raw contents.
-
-xapi attaches a VDI to dom0 by a VBD and reads or writes the block device that blktap gives. Where
-that device does not exist (no kernel blktap in the guest), the image file itself is used; the log
-says so.
-"""
+"""The data path of a VDI in dom0: VBDs, and the import and export of raw contents."""
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
+from . import disk
 from .core import Context, Core
+from .driver import AttachResult
 from .errors import ApiError
 from .smapi import Smapi
-from .vhd import Vhd
 
 CHUNK = 1 << 20
-
-
-class Disk(Protocol):
-    """Something with bytes at offsets."""
-
-    size: int
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Bytes at an offset."""
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Put bytes at an offset."""
-
-
-class RawDisk:
-    """A block device or a raw file."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size = file.seek(0, os.SEEK_END)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Bytes at an offset."""
-        self._file.seek(offset)
-        return self._file.read(min(length, self.size - offset))
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Put bytes at an offset."""
-        self._file.seek(offset)
-        self._file.write(data)
 
 
 class Datapath:
@@ -69,6 +32,9 @@ class Datapath:
 
     def vbd_plug(self, _context: Context, vbd: str) -> None:
         """VBD.plug in dom0: vdi_attach and vdi_activate; `device` becomes what they gave."""
+        self._plug(vbd)
+
+    def _plug(self, vbd: str) -> AttachResult:
         record = self._core.db.record("VBD", vbd)
         if record["currently_attached"]:
             raise ApiError("DEVICE_ALREADY_ATTACHED", vbd)
@@ -81,6 +47,7 @@ class Datapath:
             raise
         self._core.db.set("VBD", vbd, "device", answer.params or answer.params_nbd)
         self._core.db.set("VBD", vbd, "currently_attached", True)
+        return answer
 
     def vbd_unplug(self, _context: Context, vbd: str) -> None:
         """VBD.unplug in dom0: vdi_deactivate and vdi_detach."""
@@ -100,70 +67,33 @@ class Datapath:
 
     def import_raw(self, context: Context, vdi: str, source: BinaryIO, length: int) -> None:
         """Write length bytes from source to the start of the VDI."""
-        with self._opened(context, vdi, "RW") as disk:
-            if length > disk.size:
-                raise ApiError("VDI_TOO_SMALL", vdi, str(disk.size), str(length))
+        with self._opened(context, vdi, "RW") as target:
+            if length > target.size:
+                raise ApiError("VDI_TOO_SMALL", vdi, str(target.size), str(length))
             offset = 0
             while offset < length:
                 data = source.read(min(CHUNK, length - offset))
                 if not data:
                     raise ApiError("VDI_IO_ERROR", "the client ended before its data did")
-                disk.write(offset, data)
+                target.write(offset, data)
                 offset += len(data)
 
     def export_raw(self, context: Context, vdi: str) -> Iterator[bytes]:
         """The contents of the VDI, in pieces."""
-        with self._opened(context, vdi, "RO") as disk:
-            for offset in range(0, disk.size, CHUNK):
-                yield disk.read(offset, CHUNK)
+        with self._opened(context, vdi, "RO") as source:
+            for offset in range(0, source.size, CHUNK):
+                yield source.read(offset, CHUNK)
 
     @contextmanager
-    def _opened(self, context: Context, vdi: str, mode: str) -> Iterator[Disk]:
+    def _opened(self, context: Context, vdi: str, mode: str) -> Iterator[disk.Disk]:
         dom0 = self._core.db.get("host", self._core.host, "control_domain")
         vbd = self.vbd_create(context, {"VM": dom0, "VDI": vdi, "mode": mode})
         try:
-            self.vbd_plug(context, vbd)
+            answer = self._plug(vbd)
             try:
-                device = Path(self._core.db.get("VBD", vbd, "device"))
-                with self._disk(vdi, device, mode == "RW") as disk:
-                    yield disk
+                with disk.opened(answer, writable=mode == "RW") as opened:
+                    yield opened
             finally:
                 self.vbd_unplug(context, vbd)
         finally:
             self._core.db.destroy("VBD", vbd)
-
-    @contextmanager
-    def _disk(self, vdi: str, device: Path, writable: bool) -> Iterator[Disk]:
-        if _is_block_device(device):
-            with open(device, "r+b" if writable else "rb", buffering=0) as file:
-                yield RawDisk(file)
-                if writable:
-                    os.fsync(file.fileno())
-            return
-        image = self._image(vdi)
-        self._core.log.info(
-            "datapath", f"{device} is no block device: lab tapdisk on {image} (no kernel blktap)"
-        )
-        if image.suffix == ".vhd":
-            with Vhd(image, writable=writable) as vhd:
-                yield vhd
-        else:
-            with open(image, "r+b" if writable else "rb") as file:
-                yield RawDisk(file)
-
-    def _image(self, vdi: str) -> Path:
-        """The file of a VDI in a file-based SR. Raises VDI_MISSING."""
-        record = self._core.db.record("VDI", vdi)
-        folder = self._core.config.sr_mount / str(self._core.db.get("SR", record["SR"], "uuid"))
-        for suffix in (".vhd", ".raw"):
-            image = folder / f"{record['uuid']}{suffix}"
-            if image.exists():
-                return image
-        raise ApiError("VDI_MISSING", record["SR"], vdi)
-
-
-def _is_block_device(path: Path) -> bool:
-    try:
-        return stat.S_ISBLK(path.stat().st_mode)
-    except OSError:
-        return False
