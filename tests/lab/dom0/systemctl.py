@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import syslog
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -231,22 +232,25 @@ def _supervise(unit: Unit) -> bool:
     return False
 
 
-def _run(unit: Unit, command: Command) -> subprocess.Popen[bytes]:
-    """Start a command, its output in syslog."""
+def _run(unit: Unit, command: Command) -> subprocess.Popen[str]:
+    """Start a command; what it prints goes to the log."""
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
                    "LANG": "C.UTF-8", **unit.environment()}
-    reader, writer = os.pipe()
-    logger = ["logger", f"--tag={Path(command.argv[0]).name}"]
-    subprocess.Popen(logger, stdin=reader, start_new_session=True)
-    os.close(reader)
     try:
-        return subprocess.Popen(command.argv, stdin=subprocess.DEVNULL, stdout=writer,
-                                stderr=writer, env=environment, close_fds=False)
+        process = subprocess.Popen(command.argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, env=environment, close_fds=False,
+                                   text=True, errors="replace")
     except OSError as error:
         _log(f"{unit.name}: cannot run {command.argv[0]}: {error.strerror}")
-        return subprocess.Popen(["false"])
-    finally:
-        os.close(writer)
+        return subprocess.Popen(["false"], text=True)
+    name = f"{Path(command.argv[0]).name}[{process.pid}]"
+    threading.Thread(target=_log_output, args=(process, name), daemon=True).start()
+    return process
+
+
+def _log_output(process: subprocess.Popen[str], name: str) -> None:
+    for line in process.stdout or ():
+        _log(f"{name}: {line.rstrip()}")
 
 
 def _spawn_runner(unit: Unit) -> int:
