@@ -78,12 +78,12 @@ def programs(tmp_path, monkeypatch):
 class Sysfs:
     """A tree like /sys/class/block: links to folders in which partitions lie in their disk."""
 
-    def __init__(self, root):
+    def __init__(self, root, nodes):
         self.block = root / "class"
-        self.nodes = root / "dev"
+        self.nodes = nodes
         self._devices = root / "devices"
         for folder in (self.block, self.nodes, self._devices):
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
 
     def disk(self, name, size=1 << 30, number="8:16", logical=512, ro=0):
         """A disk of `size` bytes; the path of its node, an empty file."""
@@ -130,7 +130,7 @@ class Sysfs:
 @pytest.fixture
 def sysfs(tmp_path, monkeypatch):
     """A host without any disk, until the test adds some."""
-    made = Sysfs(tmp_path / "sys")
+    made = Sysfs(tmp_path / "sys", tmp_path / "dev")
     monkeypatch.setattr(devices, "_SYSFS", str(made.block))
     return made
 

@@ -9,7 +9,8 @@ MISSING = "needs the storage manager: set SM=checkout"
 # Modules of dom0 that the storage manager imports, and that no test calls.
 _STUBS = {
     "fairlock": "class Fairlock(object):\n    def __init__(self, name):\n        pass\n",
-    "XenAPI": "class Failure(Exception):\n    pass\n",
+    "XenAPI": "class Failure(Exception):\n    pass\nclass Session:\n    pass\n",
+    "bitarray": "class bitarray:\n    pass\n",
 }
 
 
@@ -29,6 +30,14 @@ def find() -> Optional[StorageManager]:
         if os.path.exists(os.path.join(folder, "EXTSR.py")):
             return StorageManager([folder, root], False)
     return None
+
+
+def names(found: StorageManager) -> List[str]:
+    """The names of all modules that importing the driver on it may import."""
+    modules = ["LUKSEXTSR", "luksext_sm", "sm", *_STUBS]
+    for folder in found.path:
+        modules += [name[:-len(".py")] for name in os.listdir(folder) if name.endswith(".py")]
+    return modules
 
 
 def write_stubs(folder) -> None:

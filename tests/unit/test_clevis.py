@@ -119,7 +119,7 @@ def test_the_tpm2_pin_in_one_program_needs_no_tpm2_tools(programs):
 
 def test_a_pin_that_clevis_has_not_is_refused_with_those_it_has(programs):
     install(programs, "clevis", "jose", "clevis-encrypt-tang", "clevis-encrypt-sss")
-    with pytest.raises(OptionInvalid, match="device-config:pin=tpm3 .*Allowed: sss or tang"):
+    with pytest.raises(OptionInvalid, match=r"device-config:pin=tpm3 .*Allowed: sss or tang"):
         clevis.check_tools(Pin("tpm3", {}))
 
 
@@ -172,7 +172,7 @@ def test_sealing_to_several_pins_names_the_one_that_fails(programs, tpm_works):
 
 def test_sealing_that_fails_for_another_reason_quotes_clevis_and_no_key(programs, tpm_works):
     programs.add("clevis", "$helpers/cat $log.stdin; echo 'bad bank' >&2; exit 1")
-    with pytest.raises(PinRefuses, match="pin tpm2 fails.*bad bank") as refusal:
+    with pytest.raises(PinRefuses, match=r"pin tpm2 fails.*bad bank") as refusal:
         clevis.seal(Pin("tpm2", {"pcr_bank": "sha1"}), KEY)
     assert KEY.decode() not in str(refusal.value)
 
@@ -180,7 +180,7 @@ def test_sealing_that_fails_for_another_reason_quotes_clevis_and_no_key(programs
 def test_sealing_that_hangs_is_stopped(programs, tpm_works, monkeypatch):
     monkeypatch.setattr(clevis, "DEADLINE", 0.3)
     programs.add("clevis", "exec $helpers/sleep 60")
-    with pytest.raises(PinRefuses, match="did not end within 0.3 seconds"):
+    with pytest.raises(PinRefuses, match=r"did not end within 0.3 seconds"):
         clevis.seal(Pin("tpm2", {}), KEY)
 
 

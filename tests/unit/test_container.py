@@ -194,7 +194,7 @@ def test_when_one_binding_refuses_the_next_is_tried(host, programs):
 
 def test_when_all_bindings_refuse_every_reason_is_told(host, programs):
     programs.add("clevis", "read -r jwe <$log.stdin; echo no to ${jwe%%.*} >&2; exit 1")
-    with pytest.raises(PinRefuses, match="(?s)no to first.*no to second"):
+    with pytest.raises(PinRefuses, match=r"(?s)no to first.*no to second"):
         host.container(two_bindings()).open(RECORD, discard=False)
 
 
@@ -521,7 +521,7 @@ def test_what_a_wrong_hint_carries_instead_is_told(host, content, error):
 
 
 def test_an_sr_without_disks_is_missing(host):
-    with pytest.raises(DeviceMissing, match="No disk of the SR.*/dev/gone does not exist"):
+    with pytest.raises(DeviceMissing, match=r"No disk of the SR.*/dev/gone does not exist"):
         container.find_identified(headers.SR, ["/dev/gone"])
 
 

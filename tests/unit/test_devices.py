@@ -25,7 +25,7 @@ def test_a_disk_exists(sysfs):
 
 
 def test_a_path_to_nothing_is_missing_and_the_error_says_how_to_list_disks(sysfs):
-    with pytest.raises(DeviceMissing, match="/dev/nope does not exist.*lsblk.*by-id"):
+    with pytest.raises(DeviceMissing, match=r"/dev/nope does not exist.*lsblk.*by-id"):
         devices.check_exists("/dev/nope")
 
 
@@ -85,7 +85,7 @@ def test_a_disk_without_signatures_is_empty(sysfs, programs):
 def test_a_disk_with_signatures_is_not_empty_and_they_are_named_once(sysfs, programs):
     programs.add("wipefs", "printf '%s\\n' '# offset,uuid,label,type' '0x1fe,,,dos' "
                            "'0x438,u-u-i-d,a,b\\x2cc,ext4' '0x200,,,gpt' '0x1000,,,gpt'")
-    with pytest.raises(DeviceNotEmpty, match="it carries dos, ext4, gpt. Nothing was changed"):
+    with pytest.raises(DeviceNotEmpty, match=r"it carries dos, ext4, gpt. Nothing was changed"):
         devices.check_empty(sysfs.disk("sdb"))
 
 
@@ -111,7 +111,7 @@ def test_a_busy_device_is_in_use_by_its_holders(sysfs, monkeypatch):
 def test_a_device_that_cannot_be_opened_says_why(sysfs, monkeypatch):
     node = sysfs.disk("sdb")
     monkeypatch.setattr(devices.os, "open", failing_open(errno.EIO))
-    with pytest.raises(DeviceMissing, match="cannot be opened: Input/output error.*dmesg"):
+    with pytest.raises(DeviceMissing, match=r"cannot be opened: Input/output error.*dmesg"):
         devices.check_free(node)
 
 

@@ -200,7 +200,7 @@ def test_text_after_the_end_of_the_metadata_is_ignored(disk):
 
 
 def test_names_that_are_not_ascii_are_replaced(disk):
-    assert header.read(disk(headers.luks2(label="d\xe9p\xf4t"))).label == "d\ufffd\ufffdp\ufffd\ufffdt"
+    assert header.read(disk(headers.luks2(label="d\xe9p"))).label == "d\ufffd\ufffdp"
 
 
 def test_non_ascii_metadata_is_kept(disk):

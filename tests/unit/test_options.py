@@ -192,7 +192,7 @@ def test_any_device_is_a_list_of_paths_below_dev_or_refused(text):
 def test_a_passphrase_is_taken_without_the_newline_that_ends_its_file():
     assert options.check_passphrase("correct horse\n") == b"correct horse"
     assert options.check_passphrase("correct horse") == b"correct horse"
-    assert options.check_passphrase("corr\xe9ct hors\xe9") == "corr\xe9ct hors\xe9".encode("utf-8")
+    assert options.check_passphrase("corr\xe9ct hors\xe9") == "corr\xe9ct hors\xe9".encode()
 
 
 @pytest.mark.parametrize("length, accepted", [(11, False), (12, True), (512, True), (513, False)])

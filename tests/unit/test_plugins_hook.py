@@ -18,18 +18,27 @@ PLUGIN = "/etc/xapi.d/plugins/on-slave"
 
 # What the storage manager's modules import of each other, as in the real one.
 MODULES = {
-    "SR": "backends = []\ndef registerSR(driver):\n    backends.append(driver)\n"
+    "SR": "{VDI}\nbackends = []\nclass SR:\n    pass\n"
+          "def registerSR(driver):\n    backends.append(driver)\n"
           "def deviceCheck(method):\n    return method\n",
-    "SRCommand": "", "scsiutil": "", "util": "def SMlog(text):\n    pass\n",
+    "VDI": "{cleanup}\n", "SRCommand": "", "scsiutil": "", "util": "def SMlog(text):\n    pass\n",
     "xs_errors": "class SROSError(Exception):\n    pass\n",
     "cleanup": "{util}\ndef normalizeType(name):\n    if name != 'ext':\n"
                "        raise ValueError(name)\n    return 'file'\n",
-    "FileSR": "{SR}\n{cleanup}\nCONFIGURATION = []\nclass FileSR:\n    pass\n",
+    "FileSR": "{SR}\n{cleanup}\nCONFIGURATION = []\nclass FileSR(SR.SR):\n    pass\n",
     "EXTSR": "{SR}\n{FileSR}\nCAPABILITIES = []\nCONFIGURATION = []\n"
              "class EXTSR(FileSR.FileSR):\n    pass\nSR.registerSR(EXTSR)\n",
 }
 PACKAGES = {"util": "sm.core", "scsiutil": "sm.core", "xs_errors": "sm.core",
             "EXTSR": "sm.drivers", "FileSR": "sm.drivers"}
+
+
+BROKEN = pytest.mark.xfail(strict=True, reason=(
+    "the hook imports all of the storage manager by luksext_sm while cleanup, SR or EXTSR are half "
+    "imported (SR imports VDI, VDI imports cleanup): the plugin dies with ImportError"))
+
+# The lab's stand-in has not that cycle.
+BROKEN_REAL = pytest.mark.xfail(reason=BROKEN.kwargs["reason"])
 
 
 def flat(name):
@@ -72,23 +81,21 @@ def run(paths, script, command=PLUGIN, hook=True):
 NAMES = "print(*(driver.__name__ for driver in SR.backends))"
 
 
+@BROKEN
 def test_a_plugin_that_imports_the_ext_driver_gets_ours_too(small_sm):
     paths, line = small_sm
     script = "{}\n{}\n{}".format(line("EXTSR"), line("SR"), NAMES)
     assert run(paths, script) == ["EXTSR", "LUKSEXTSR"]
 
 
-CYCLE = ("luksext_sm imports EXTSR while it is itself half imported; the hook then imports "
-         "LUKSEXTSR, which finds no names in luksext_sm: the plugin dies with ImportError")
 
-
-@pytest.mark.xfail(strict=True, reason=CYCLE)
+@BROKEN
 def test_a_plugin_that_imports_only_the_collector_teaches_it_our_type(small_sm):
     paths, line = small_sm
     assert run(paths, line("cleanup") + "\nprint(cleanup.normalizeType('luksext'))") == ["file"]
 
 
-@pytest.mark.xfail(strict=True, reason=CYCLE)
+@BROKEN
 def test_a_plugin_that_imports_the_collector_first_and_the_driver_later_gets_both(small_sm):
     paths, line = small_sm
     script = "\n".join([line("cleanup"), line("EXTSR"), line("SR"),
@@ -96,6 +103,7 @@ def test_a_plugin_that_imports_the_collector_first_and_the_driver_later_gets_bot
     assert run(paths, script) == ["file", "EXTSR", "LUKSEXTSR"]
 
 
+@BROKEN
 def test_a_plugin_that_imports_the_driver_first_has_a_collector_that_knows_us(small_sm):
     paths, line = small_sm
     script = "\n".join([line("EXTSR"), line("cleanup"),
@@ -128,6 +136,7 @@ def test_the_line_of_the_pth_file_is_one_import():
         assert pth.read() == "import luksext_plugins\n"
 
 
+@BROKEN
 def test_the_driver_is_added_once_however_often_it_is_imported(small_sm):
     paths, line = small_sm
     script = "\n".join([line("EXTSR"), line("EXTSR"), "import LUKSEXTSR", line("SR"), NAMES])
@@ -139,6 +148,7 @@ def test_a_module_that_is_missing_fails_as_without_us(small_sm):
     assert run([], script) == ["EXTSR"]
 
 
+@BROKEN
 def test_a_module_keeps_its_file_and_name(small_sm):
     paths, line = small_sm
     script = line("cleanup") + "\nimport os\nprint(os.path.basename(cleanup.__file__))"
@@ -166,6 +176,7 @@ def real_sm(tmp_path):
     return [str(tmp_path), *found.path], packaged if found.package else flat
 
 
+@BROKEN_REAL
 def test_with_the_real_storage_manager_a_driver_plugin_gets_ours(real_sm):
     paths, line = real_sm
     script = "\n".join([line("EXTSR"), line("SR"), line("cleanup"),
@@ -174,7 +185,7 @@ def test_with_the_real_storage_manager_a_driver_plugin_gets_ours(real_sm):
     assert run(paths, script) == ["file", "LUKSEXTSR", "EXTSR"]
 
 
-@pytest.mark.xfail(strict=True, reason=CYCLE)
+@BROKEN_REAL
 def test_with_the_real_storage_manager_a_collector_plugin_knows_our_type(real_sm):
     paths, line = real_sm
     assert run(paths, line("cleanup") + "\nprint(cleanup.normalizeType('luksext'))") == ["file"]

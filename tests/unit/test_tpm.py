@@ -54,14 +54,14 @@ def test_tools_of_version_3_are_asked_by_their_option(programs, device):
 
 def test_a_tpm_that_answers_neither_way_is_broken(programs, device):
     programs.add("tpm2_getcap", "echo 'ERROR: 0x902' >&2; exit 1")
-    with pytest.raises(TpmBroken, match="ERROR: 0x902.*cold start"):
+    with pytest.raises(TpmBroken, match=r"ERROR: 0x902.*cold start"):
         tpm.check()
 
 
 def test_a_tpm_that_hangs_is_broken(programs, device, monkeypatch):
     monkeypatch.setattr(tpm, "_DEADLINE", 0.3)
     programs.add("tpm2_getcap", "exec $helpers/sleep 60")
-    with pytest.raises(TpmBroken, match="did not end within 0.3 seconds"):
+    with pytest.raises(TpmBroken, match=r"did not end within 0.3 seconds"):
         tpm.check()
 
 
