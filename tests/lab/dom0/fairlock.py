@@ -35,7 +35,12 @@ def _wait_for_close(client: socket.socket) -> None:
         pass
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
+def main(arguments: list[str]) -> None:
+    """Run one command line, for ever."""
+    if len(arguments) != 1:
         sys.exit("usage: fairlock SOCKET")
-    serve(Path(sys.argv[1]))
+    serve(Path(arguments[0]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -10,8 +10,8 @@ unit is active; what is left of a unit is its result in ``RUN/UNIT.result``.
 
 from __future__ import annotations
 
-import argparse
 import fcntl
+import getopt
 import os
 import re
 import shlex
@@ -360,40 +360,35 @@ def list_units(patterns: list[str]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run one systemctl command line; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="systemctl")
-    parser.add_argument("verb")
-    parser.add_argument("units", nargs="*")
-    parser.add_argument("-q", "--quiet", action="store_true")
-    parser.add_argument("-p", "--property", action="append", default=[])
-    for accepted in ("--no-block", "--now", "--all", "--no-legend", "--no-pager", "--full"):
-        parser.add_argument(accepted, action="store_true")
-    options = parser.parse_intermixed_args(arguments)
-    if options.verb in ("daemon-reload", "reset-failed"):
+    accepted = ["quiet", "property=", "no-block", "now", "all", "no-legend", "no-pager", "full"]
+    pairs, (verb, *names) = getopt.gnu_getopt(arguments, "qp:", accepted)
+    if verb in ("daemon-reload", "reset-failed"):
         return 0
-    if options.verb == "list-units":
-        return list_units(options.units)
+    if verb == "list-units":
+        return list_units(names)
     try:
-        return max(_run_verb(options, Unit(name)) for name in options.units)
+        return max(_run_verb(verb, Unit(name), pairs) for name in names)
     except UnitError as error:
         print(error, file=sys.stderr)
         return EXIT_NO_UNIT
 
 
-def _run_verb(options: argparse.Namespace, unit: Unit) -> int:
-    verb = options.verb
+def _run_verb(verb: str, unit: Unit, options: list[tuple[str, str]]) -> int:
+    given = dict(options)
+    block = "--no-block" not in given
     if verb == "start":
-        return start(unit, block=not options.no_block)
+        return start(unit, block=block)
     if verb == "restart":
-        return stop(unit) or start(unit, block=not options.no_block)
+        return stop(unit) or start(unit, block=block)
     if verb == "stop":
         return stop(unit)
     if verb == "is-active":
-        return is_active(unit, quiet=options.quiet)
+        return is_active(unit, quiet="-q" in given or "--quiet" in given)
     if verb == "status":
         return status(unit)
     if verb == "show":
-        names = [name for given in options.property for name in given.split(",")]
-        return show(unit, names)
+        lists = [value for option, value in options if option in ("-p", "--property")]
+        return show(unit, [name for names in lists for name in names.split(",")])
     if verb in ("enable", "disable"):
         return 0
     print(f"systemctl stand-in: unknown verb {verb}", file=sys.stderr)

@@ -73,7 +73,7 @@ def spawn(options: argparse.Namespace) -> None:
 
 def _spawn() -> int:
     # SM waits for the process in vain otherwise: it must not be a child of the caller's.
-    program = [sys.executable, str(Path(__file__).resolve().with_name("tapdisk.py"))]
+    program = [sys.executable, "-sES", str(Path(__file__).resolve().with_name("tapdisk.py"))]
     with subprocess.Popen(["setsid", "--fork", "sh", "-c", 'echo $$; exec "$@"', "sh", *program],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None

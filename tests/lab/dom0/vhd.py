@@ -16,10 +16,8 @@ import mmap
 import os
 import struct
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 SECTOR = 512
@@ -61,6 +59,7 @@ class DirectFile:
 
     def __init__(self, path: Path, flags: int) -> None:
         self.path = path
+        self._writable = flags & os.O_ACCMODE != os.O_RDONLY
         try:
             self._descriptor = os.open(path, flags | os.O_DIRECT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -91,21 +90,22 @@ class DirectFile:
         os.ftruncate(self._descriptor, size)
 
     def close(self) -> None:
-        """Flush to the disk and close."""
-        os.fsync(self._descriptor)
+        """Close; what was written is on the disk then."""
+        if self._writable:
+            os.fsync(self._descriptor)
         os.close(self._descriptor)
 
 
-@dataclass
 class Footer:
     """What identifies the disk: kept at the end of the file, with a copy at its start."""
 
-    size: int
-    disk_type: int
-    hidden: bool = False
-    data_offset: int = HEADER_OFFSET
-    timestamp: int = field(default_factory=lambda: int(time.time()) - VHD_EPOCH)
-    identity: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
+    def __init__(self, size: int, disk_type: int) -> None:
+        self.size = size
+        self.disk_type = disk_type
+        self.hidden = False
+        self.data_offset = HEADER_OFFSET
+        self.timestamp = int(time.time()) - VHD_EPOCH
+        self.identity = os.urandom(16)
 
     def pack(self) -> bytes:
         cylinders, heads, sectors = geometry(self.size)
@@ -123,22 +123,24 @@ class Footer:
             raise VhdError(errno.EINVAL, "invalid footer")
         if fields[13] not in (DYNAMIC, DIFFERENCING):
             raise VhdError(errno.ENOTSUP, f"disk type {fields[13]} is not supported")
-        return cls(size=fields[9], disk_type=fields[13], hidden=bool(fields[17]),
-                   data_offset=fields[3], timestamp=fields[4], identity=fields[15])
+        footer = cls(size=fields[9], disk_type=fields[13])
+        footer.hidden = bool(fields[17])
+        footer.data_offset, footer.timestamp, footer.identity = fields[3], fields[4], fields[15]
+        return footer
 
 
-@dataclass
 class Header:
     """Where the block table is, and who the parent is."""
 
-    entries: int
-    table_offset: int = BAT_OFFSET
-    block_size: int = BLOCK_SIZE
-    parent_identity: bytes = bytes(16)
-    parent_timestamp: int = 0
-    parent_name: str = ""
-    locators: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """Of each parent locator: platform code, bytes reserved, bytes used, offset in the file."""
+    def __init__(self, entries: int) -> None:
+        self.entries = entries
+        self.table_offset = BAT_OFFSET
+        self.block_size = BLOCK_SIZE
+        self.parent_identity = bytes(16)
+        self.parent_timestamp = 0
+        self.parent_name = ""
+        # Of each parent locator: platform code, bytes reserved, bytes used, offset in the file.
+        self.locators: list[tuple[int, int, int, int]] = []
 
     def pack(self) -> bytes:
         name = self.parent_name.encode("utf-16-be")[:512]
@@ -157,11 +159,13 @@ class Header:
         if fields[0] != b"cxsparse" or checksum(data, 36) != fields[6]:
             raise VhdError(errno.EINVAL, "invalid header")
         found = [LOCATOR.unpack_from(fields[11], at) for at in range(0, 192, LOCATOR.size)]
-        return cls(table_offset=fields[2], entries=fields[4], block_size=fields[5],
-                   parent_identity=fields[7], parent_timestamp=fields[8],
-                   parent_name=fields[10].decode("utf-16-be", "replace").rstrip("\0"),
-                   locators=[(code, space, length, offset)
-                             for code, space, length, _, offset in found if code])
+        header = cls(entries=fields[4])
+        header.table_offset, header.block_size = fields[2], fields[5]
+        header.parent_identity, header.parent_timestamp = fields[7], fields[8]
+        header.parent_name = fields[10].decode("utf-16-be", "replace").rstrip("\0")
+        header.locators = [(code, space, length, offset)
+                           for code, space, length, _, offset in found if code]
+        return header
 
 
 class Vhd:

@@ -7,8 +7,8 @@ The exit code is an errno value, as SM expects; messages go to stderr.
 
 from __future__ import annotations
 
-import argparse
 import errno
+import getopt
 import glob
 import os
 import sys
@@ -17,47 +17,50 @@ from pathlib import Path
 
 import vhd
 
+#: What getopt found: options like "-n", with their values.
+Options = dict[str, str]
 
-def create(options: argparse.Namespace) -> None:
+
+def create(path: Path, options: Options) -> None:
     """``create -n PATH -s MIB``: an empty dynamic disk."""
-    vhd.create(options.name, int(options.size) * vhd.MIB)
+    vhd.create(path, int(options["-s"]) * vhd.MIB)
 
 
-def snapshot(options: argparse.Namespace) -> None:
+def snapshot(path: Path, options: Options) -> None:
     """``snapshot -n PATH -p PARENT [-m] [-e]``: an empty child; -m tells that PARENT is raw.
 
     An empty differencing parent is skipped in favour of its own parent, unless -e is given.
     """
-    parent = Path(os.path.realpath(options.parent))
-    if options.flag_m:
-        vhd.create(options.name, parent.stat().st_size)
-        _set_raw_parent(options.name, parent)
+    parent = Path(os.path.realpath(options["-p"]))
+    if "-m" in options:
+        vhd.create(path, parent.stat().st_size)
+        _set_raw_parent(path, parent)
         return
     with vhd.open_vhd(parent) as image:
         grandparent = image.parent_path()
-        if grandparent and not image.allocated() and not options.flag_e:
+        if grandparent and not image.allocated() and "-e" not in options:
             parent = grandparent
         size = image.footer.size
-    vhd.create(options.name, size)
-    _set_vhd_parent(options.name, parent)
+    vhd.create(path, size)
+    _set_vhd_parent(path, parent)
 
 
-def query(options: argparse.Namespace) -> None:
+def query(path: Path, options: Options) -> None:
     """``query -n PATH``: one line for each of -v -s -p -f -m -d -S -a that is given."""
-    with vhd.open_vhd(options.name, backup_footer=options.flag_b) as image:
-        if options.flag_v:
+    with vhd.open_vhd(path, backup_footer="-b" in options) as image:
+        if "-v" in options:
             print(image.footer.size // vhd.MIB)
-        if options.flag_s:
+        if "-s" in options:
             print(image.file.size)
-        if options.flag_p:
-            print(_parent_text(image, check=not options.flag_u))
-        if options.flag_f:
+        if "-p" in options:
+            print(_parent_text(image, check="-u" not in options))
+        if "-f" in options:
             print(f"hidden: {int(image.footer.hidden)}")
-        if options.flag_d:
+        if "-d" in options:
             print(f"chain depth: {_depth(image)}")
-        if options.flag_S:
+        if "-S" in options:
             print(image.header.entries * image.header.block_size // vhd.MIB)
-        if options.flag_a:
+        if "-a" in options:
             print(len(image.allocated()))
 
 
@@ -82,23 +85,22 @@ def _depth(image: vhd.Vhd) -> int:
         return 2
 
 
-def set_field(options: argparse.Namespace) -> None:
+def set_field(path: Path, options: Options) -> None:
     """``set -n PATH -f hidden -v 0|1``."""
-    if options.field != "hidden":
-        raise vhd.VhdError(errno.EINVAL, f"the field {options.field} cannot be set")
-    with vhd.open_vhd(options.name, writable=True) as image:
-        image.footer.hidden = bool(int(options.value))
+    if options["-f"] != "hidden":
+        raise vhd.VhdError(errno.EINVAL, f"the field {options['-f']} cannot be set")
+    with vhd.open_vhd(path, writable=True) as image:
+        image.footer.hidden = bool(int(options["-v"]))
         image.save()
 
 
-def modify(options: argparse.Namespace) -> None:
+def modify(path: Path, options: Options) -> None:
     """``modify -n PATH``: -p PARENT [-m] relinks, -z forgets the data."""
-    if options.parent and options.flag_m:
-        _set_raw_parent(options.name, options.parent)
-    elif options.parent:
-        _set_vhd_parent(options.name, options.parent)
-    if options.flag_z:
-        with vhd.open_vhd(options.name, writable=True) as image:
+    if "-p" in options:
+        set_parent = _set_raw_parent if "-m" in options else _set_vhd_parent
+        set_parent(path, Path(options["-p"]))
+    if "-z" in options:
+        with vhd.open_vhd(path, writable=True) as image:
             image.kill_data()
 
 
@@ -116,24 +118,26 @@ def _set_raw_parent(path: Path, parent: Path) -> None:
         image.save()
 
 
-def scan(options: argparse.Namespace) -> None:
+def scan(path: Path, options: Options) -> None:
     """``scan -f -m PATTERN [-a] [-c]``: a line for each image, -a with all its parents.
+
+    ``path`` is not used.
 
     A broken image has a line that says so, and fails the scan unless -c is given.
     """
-    if options.volume_group:
+    if "-l" in options:
         raise vhd.VhdError(errno.ENOSYS, "images in logical volumes are not supported")
-    paths = [Path(path) for path in sorted(glob.glob(options.pattern))]
+    paths = [Path(path) for path in sorted(glob.glob(options["-m"]))]
     broken = 0
     for path in paths:
         try:
             parent = _scan_one(path)
-            if options.flag_a and parent is not None and parent not in paths:
+            if "-a" in options and parent is not None and parent not in paths:
                 paths.append(parent)
         except OSError as error:
             broken = error.errno or errno.EIO
             print(f"vhd={path} scan-error={broken} error-message='{error.strerror}'")
-    if broken and not options.flag_c:
+    if broken and "-c" not in options:
         raise vhd.VhdError(broken, "scan failed")
 
 
@@ -145,12 +149,12 @@ def _scan_one(path: Path) -> Path | None:
         return parent
 
 
-def coalesce(options: argparse.Namespace) -> None:
+def coalesce(path: Path, options: Options) -> None:
     """``coalesce -n PATH``: write this image's own sectors into its parent."""
-    with vhd.open_vhd(options.name) as image:
+    with vhd.open_vhd(path) as image:
         parent = image.parent_path()
         if parent is None:
-            raise vhd.VhdError(errno.EINVAL, "the image has no parent", str(options.name))
+            raise vhd.VhdError(errno.EINVAL, "the image has no parent", str(path))
         if image.header.parent_identity == bytes(16):
             count = _coalesce_raw(image, parent)
         else:
@@ -187,51 +191,53 @@ def _merge_block(
     return len(present)
 
 
-def resize(options: argparse.Namespace) -> None:
+def resize(path: Path, options: Options) -> None:
     """``resize -n PATH -s MIB``: -j JOURNAL as the undo log, or -f within the table's room."""
-    size = int(options.size) * vhd.MIB
-    with vhd.open_vhd(options.name, writable=True) as image:
-        if options.flag_f and size > image.header.entries * image.header.block_size:
-            raise vhd.VhdError(errno.EINVAL, "no room for a fast resize", str(options.name))
-        if options.journal:
-            options.journal.write_bytes(image.footer.pack() + image.header.pack())
+    size = int(options["-s"]) * vhd.MIB
+    journal = Path(options["-j"]) if "-j" in options else None
+    with vhd.open_vhd(path, writable=True) as image:
+        if "-f" in options and size > image.header.entries * image.header.block_size:
+            raise vhd.VhdError(errno.EINVAL, "no room for a fast resize", str(path))
+        if journal:
+            journal.write_bytes(image.footer.pack() + image.header.pack())
         image.resize(size)
-    if options.journal:
-        options.journal.unlink()
+    if journal:
+        journal.unlink()
 
 
-def revert(options: argparse.Namespace) -> None:
+def revert(path: Path, options: Options) -> None:
     """``revert -n PATH -j JOURNAL``: undo an interrupted resize; nothing without a journal."""
-    if not options.journal.exists():
+    journal = Path(options["-j"])
+    if not journal.exists():
         return
-    saved = options.journal.read_bytes()
-    with vhd.open_vhd(options.name, writable=True, backup_footer=True) as image:
+    saved = journal.read_bytes()
+    with vhd.open_vhd(path, writable=True, backup_footer=True) as image:
         image.footer = vhd.Footer.unpack(saved[:vhd.SECTOR])
         image.header = vhd.Header.unpack(saved[vhd.SECTOR:])
         image.table = image.table[:image.header.entries]
         image.save()
-    options.journal.unlink()
+    journal.unlink()
 
 
-def check(options: argparse.Namespace) -> None:
+def check(path: Path, options: Options) -> None:
     """``check -n PATH [-i]``: fails unless footer, header and table fit; -i spares the footer."""
-    with vhd.open_vhd(options.name, backup_footer=options.flag_i) as image:
+    with vhd.open_vhd(path, backup_footer="-i" in options) as image:
         if image.end_of_data() > image.file.size:
-            raise vhd.VhdError(errno.EINVAL, "a block lies behind the end", str(options.name))
+            raise vhd.VhdError(errno.EINVAL, "a block lies behind the end", str(path))
         if image.header.entries * image.header.block_size < image.footer.size:
-            raise vhd.VhdError(errno.EINVAL, "the table is too small", str(options.name))
-    print(f"{options.name} is valid")
+            raise vhd.VhdError(errno.EINVAL, "the table is too small", str(path))
+    print(f"{path} is valid")
 
 
-def repair(options: argparse.Namespace) -> None:
+def repair(path: Path, options: Options) -> None:
     """``repair -n PATH``: write the last footer anew."""
-    vhd.repair(options.name)
+    vhd.repair(path)
 
 
-def read(options: argparse.Namespace) -> None:
+def read(path: Path, options: Options) -> None:
     """``read -n PATH``: -p prints the metadata, -B the bitmap of allocated blocks, in binary."""
-    with vhd.open_vhd(options.name) as image:
-        if options.flag_B:
+    with vhd.open_vhd(path) as image:
+        if "-B" in options:
             bitmap = bytearray(-(-image.header.entries // 8))
             for number in image.allocated():
                 bitmap[number // 8] |= 0x80 >> number % 8
@@ -244,54 +250,41 @@ def read(options: argparse.Namespace) -> None:
             print(f"       decoded name : ./{image.header.parent_name}")
 
 
-def key(options: argparse.Namespace) -> None:
+def key(path: Path, options: Options) -> None:
     """``key -n PATH -p``: encrypted images are not supported, so there is never a key."""
-    if not options.flag_p:
+    if "-p" not in options:
         raise vhd.VhdError(errno.ENOSYS, "encrypted images are not supported")
     print("none")
 
 
-#: Of each command: the function, its options without a value, and its options with one.
+#: Of each command: the function, and its options but -n as getopt takes them.
 COMMANDS = {
-    "create": (create, "", {"s": "size", "S": "max_size"}),
-    "snapshot": (snapshot, "me", {"p": "parent", "S": "max_size"}),
-    "query": (query, "vspfdSabu", {}),
-    "set": (set_field, "", {"f": "field", "v": "value"}),
-    "modify": (modify, "mz", {"p": "parent"}),
-    "scan": (scan, "fac", {"m": "pattern", "l": "volume_group"}),
-    "coalesce": (coalesce, "", {}),
-    "resize": (resize, "f", {"s": "size", "j": "journal"}),
-    "revert": (revert, "", {"j": "journal"}),
-    "check": (check, "iB", {}),
-    "repair": (repair, "", {}),
-    "read": (read, "pB", {}),
-    "key": (key, "p", {}),
+    "create": (create, "s:S:"),
+    "snapshot": (snapshot, "p:S:me"),
+    "query": (query, "vspfdSabu"),
+    "set": (set_field, "f:v:"),
+    "modify": (modify, "p:mz"),
+    "scan": (scan, "m:l:fac"),
+    "coalesce": (coalesce, ""),
+    "resize": (resize, "s:j:f"),
+    "revert": (revert, "j:"),
+    "check": (check, "iB"),
+    "repair": (repair, ""),
+    "read": (read, "pB"),
+    "key": (key, "p"),
 }
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse a command line; exits with 2 when it is wrong."""
-    parser = argparse.ArgumentParser(prog="vhd-util")
-    commands = parser.add_subparsers(required=True)
-    for name, (function, flags, values) in COMMANDS.items():
-        command = commands.add_parser(name, help=function.__doc__)
-        command.set_defaults(run=function)
-        command.add_argument("--debug", action="store_true", help="accepted, has no effect")
-        if name != "scan":
-            command.add_argument("-n", dest="name", type=Path, required=True)
-        for flag in flags:
-            command.add_argument(f"-{flag}", dest=f"flag_{flag}", action="store_true")
-        for option, dest in values.items():
-            kind = Path if dest in ("parent", "journal") else str
-            command.add_argument(f"-{option}", dest=dest, type=kind)
-    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Run one command line; returns 0 or an errno value."""
-    options = parse(arguments)
     try:
-        options.run(options)
+        run, known = COMMANDS[arguments[0]]
+        pairs, _ = getopt.gnu_getopt(arguments[1:], f"n:{known}", ["debug"])
+        options = dict(pairs)
+        run(Path(options.get("-n", "")), options)
+    except (IndexError, KeyError, getopt.GetoptError) as error:
+        print(f"vhd-util: a command or an option is missing or unknown: {error}", file=sys.stderr)
+        return errno.EINVAL
     except OSError as error:
         print(f"vhd-util: {error}", file=sys.stderr)
         return error.errno or errno.EIO
