@@ -140,6 +140,14 @@ def test_a_shared_secret_of_another_shape_is_refused(config):
         pin("sss", config)
 
 
+@pytest.mark.xfail(strict=True, raises=RecursionError,
+                   reason="_checked_pin recurses over nested sss pins without limit")
+def test_a_shared_secret_that_is_nested_too_deep_is_refused():
+    config = '{"t":1,"pins":{"sss":' * 450 + '{"t":1,"pins":{"tpm2":{}}}' + "}}" * 450
+    with pytest.raises(OptionInvalid):
+        parse(pin="sss", pin_config=config)
+
+
 def test_the_threshold_of_a_shared_secret_counts_every_pin_of_a_kind():
     tangs = [{"url": "http://{}".format(name), "thp": "x"} for name in "ab"]
     assert pin("sss", {"t": 2, "pins": {"tang": tangs}}).config["t"] == 2
