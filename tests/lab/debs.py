@@ -20,10 +20,10 @@ from .errors import LabError
 
 WANTED = (
     # a system
-    "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "debianutils",
-    "diffutils", "findutils", "grep", "gzip", "hostname", "iproute2", "kmod", "less", "libc-bin",
-    "mawk", "mount", "procps", "psmisc", "rsyslog", "sed", "strace", "tar", "udev", "util-linux",
-    "xxd",
+    "base-files", "base-passwd", "bash", "bsdutils", "busybox-static", "coreutils", "dash",
+    "debianutils", "diffutils", "findutils", "grep", "gzip", "hostname", "iproute2", "kmod", "less",
+    "libc-bin", "mawk", "mount", "ncurses-base", "procps", "psmisc", "rsyslog", "sed", "strace",
+    "tar", "udev", "util-linux", "xxd",
     # storage
     "cryptsetup-bin", "dmsetup", "e2fsprogs", "fdisk", "fio", "gdisk", "lsscsi", "lvm2", "mdadm",
     "qemu-utils", "sg3-utils",
@@ -104,7 +104,7 @@ def lists_stamp() -> str:
 def fetch(packages: Iterable[Package], folder: Path) -> list[Path]:
     """Download the packages' files into `folder` unless they are there; return their paths.
 
-    apt checks each file against its signed lists.
+    Files of other packages are removed. apt checks each file against its signed lists.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {package: folder / package.file_name for package in packages}
@@ -115,6 +115,8 @@ def fetch(packages: Iterable[Package], folder: Path) -> list[Path]:
             _apt(folder.parent, "apt-get", "download", *specs, cwd=Path(scratch))
             for package in missing:
                 Path(scratch, package.file_name).rename(files[package])
+    for path in set(folder.glob("*.deb")).difference(files.values()):
+        path.unlink()
     return list(files.values())
 
 

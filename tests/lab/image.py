@@ -75,13 +75,37 @@ _MOUNT_POINTS = ("dev", "lab/checkout", "lab/state", "proc", "run", "sys", "tmp"
 
 @dataclass(frozen=True)
 class Image:
-    """What a guest boots from. All of it is read-only and may be shared."""
+    """What a guest boots from. All of it is read-only and may be shared.
+
+    It stays in the cache for as long as somebody has not called `release`.
+    """
 
     folder: Path
-    root: Path
-    root_disk: Path
-    vmlinux: Path
-    initramfs: Path
+    lock: IO[bytes]
+
+    @property
+    def root(self) -> Path:
+        """The unpacked distribution."""
+        return self.folder / "root"
+
+    @property
+    def root_disk(self) -> Path:
+        """The same as a disk image."""
+        return self.folder / "root.ext4"
+
+    @property
+    def vmlinux(self) -> Path:
+        """The kernel, uncompressed."""
+        return self.folder / "vmlinux"
+
+    @property
+    def initramfs(self) -> Path:
+        """What the kernel starts from."""
+        return self.folder / "initramfs"
+
+    def release(self) -> None:
+        """Allow that the image is removed from the cache."""
+        self.lock.close()
 
 
 def cache_folder() -> Path:
@@ -103,16 +127,10 @@ def obtain() -> Image:
         if not folder.exists():
             _build(cache, folder)
             _remove_unused(cache, keep=folder)
-    return Image(
-        folder, folder / "root", folder / "root.ext4", folder / "vmlinux", folder / "initramfs"
-    )
-
-
-def hold(image: Image) -> IO[bytes]:
-    """Keep the image from being removed as unused for as long as the returned file is open."""
-    lock = open(image.folder / "in-use", "rb")  # noqa: SIM115 (the caller closes it)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    return lock
+        lock = open(folder / "in-use", "wb")  # noqa: SIM115 (Image.release closes it)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(lock.fileno())
+    return Image(folder, lock)
 
 
 def compile_python(root: Path, folder: Path) -> None:
@@ -254,10 +272,13 @@ def _build_boot_files(root: Path, scratch: Path) -> None:
 
 
 def _remove_unused(cache: Path, keep: Path) -> None:
-    """Remove other images that no guest runs from."""
-    for folder in cache.glob("image-*"):
-        if folder == keep:
-            continue
+    """Remove images that no guest runs from, but for `keep` and the last one used before.
+
+    So two checkouts whose images differ can take turns.
+    """
+    others = [folder for folder in cache.glob("image-*") if folder != keep]
+    others.sort(key=lambda folder: (folder / "in-use").stat().st_mtime)
+    for folder in others[:-1]:
         with open(folder / "in-use", "rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,6 +26,8 @@ BOOT_MODULES = (
 # Where the initramfs' init mounts things.
 _FOLDERS = ("bin", "dev", "distribution", "modules", "over", "proc", "root", "stage")
 
+_SIGNED = b"~Module signature appended~\n"
+
 _ELF = b"\x7fELF"
 
 
@@ -105,6 +107,19 @@ def _module_name(path: str) -> str:
     return path.rsplit("/", 1)[-1].split(".")[0].replace("-", "_")
 
 
+def without_signature(module: bytes) -> bytes:
+    """Return a kernel module without its signature, which takes a while to verify at each boot.
+
+    It is at the end, before a block of 12 bytes whose last four are the signature's length and a
+    closing text (the kernel's scripts/sign-file.c and include/linux/module_signature.h).
+    """
+    if not module.endswith(_SIGNED):
+        return module
+    block_end = len(module) - len(_SIGNED)
+    (length,) = struct.unpack(">I", module[block_end - 4 : block_end])
+    return module[: block_end - 12 - length]
+
+
 def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
     """Return an archive of (name, mode, content) in the format that the kernel unpacks at boot.
 
@@ -134,7 +149,7 @@ def initramfs(root: Path, release: str, init: bytes) -> bytes:
     entries.append(("bin/busybox", stat.S_IFREG | 0o755, (root / "usr/bin/busybox").read_bytes()))
     entries.append(("init", stat.S_IFREG | 0o755, init))
     for place, path in enumerate(order):
-        content = decompress((modules / path).read_bytes())
+        content = without_signature(decompress((modules / path).read_bytes()))
         # The name begins with the place in the order: init loads them as the shell sorts them.
         name = f"modules/{place:02}-{_module_name(path)}.ko"
         entries.append((name, stat.S_IFREG | 0o644, content))

@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from . import disks, host, image, qemu, staging, swtpm
 from .disks import Disk
@@ -106,7 +106,7 @@ class Machine:
         self._tpm_process: subprocess.Popen[bytes] | None = None
         self._guest: Guest | None = None
         self._qmp: Qmp | None = None
-        self._image_in_use: IO[bytes] | None = None
+        self._image: image.Image | None = None
         self._targets: list[str | None] = []
         self._disks: dict[str, Disk] = {}
         self._chip = 0
@@ -147,8 +147,7 @@ class Machine:
         host.check()
         self._release()
         begin = time.monotonic()
-        boot_image = image.obtain()
-        self._image_in_use = image.hold(boot_image)
+        self._image = boot_image = image.obtain()
         staging.refresh(boot_image, self._stage_disk, self._sm, self.name)
         self._power_on(boot_image)
         self._wait_for_boot()
@@ -392,9 +391,9 @@ class Machine:
         if self._tpm_process is not None:
             # It ends when QEMU's end of their connection closes, after it has written its state.
             self._tpm_process.wait(_DEVICE_TIMEOUT)
-        if self._image_in_use is not None:
-            self._image_in_use.close()
-        self._process = self._tpm_process = self._guest = self._qmp = self._image_in_use = None
+        if self._image is not None:
+            self._image.release()
+        self._process = self._tpm_process = self._guest = self._qmp = self._image = None
         _running.discard(self)
 
     def _last_words(self) -> str:
