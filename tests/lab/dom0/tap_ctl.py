@@ -72,10 +72,11 @@ def spawn(options: argparse.Namespace) -> None:
 
 
 def _spawn() -> int:
-    # SM waits for the process in vain otherwise: it must not be a child of the caller's.
+    # It must neither be a child of ours nor have our stderr: SM waits until both are gone.
     program = [sys.executable, "-sES", str(Path(__file__).resolve().with_name("tapdisk.py"))]
     with subprocess.Popen(["setsid", "--fork", "sh", "-c", 'echo $$; exec "$@"', "sh", *program],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as starter:
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True) as starter:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
         starter.stdout.readline()
