@@ -182,8 +182,8 @@ def _open_port() -> int:
 def main() -> None:
     """Wait until the init has done its part, then serve."""
     port = _open_port()
-    while not os.path.exists(BOOTED):
-        time.sleep(0.02)
+    with open(BOOTED):
+        pass
     Daemon(port).serve()
 
 

@@ -69,8 +69,11 @@ compileall.compile_dir(
 )
 """
 
-# Where the init mounts things; the distribution's root itself is read-only.
-_MOUNT_POINTS = ("dev", "lab/checkout", "lab/state", "proc", "run", "sys", "tmp", "var/tmp")
+# Folders that no package has: those that an installer makes, and the lab's own.
+_FOLDERS = (
+    "dev", "lab/checkout", "lab/state", "media", "mnt", "opt", "proc", "run", "srv", "sys", "tmp",
+    "var/tmp",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def _build_root(files: list[Path], root: Path) -> None:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).symlink_to(os.path.relpath(root / target, (root / name).parent))
     debs.unpack(files, root)
-    for name in _MOUNT_POINTS:
+    for name in _FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     for name, target in _LINKS.items():
         if not (root / name).is_symlink():
