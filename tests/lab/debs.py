@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -94,7 +95,11 @@ def resolve(cache: Path) -> list[Package]:
 
 def lists_stamp() -> str:
     """Return a text that changes whenever apt's package lists do."""
-    folder = Path("/var/lib/apt/lists")
+    answer = subprocess.run(
+        ["apt-config", "shell", "folder", "Dir::State::lists/d"],
+        capture_output=True, check=True, text=True,
+    ).stdout  # fmt: skip
+    folder = Path(shlex.split(answer)[0].removeprefix("folder="))
     lists = sorted(folder.glob("*_InRelease")) + sorted(folder.glob("*_Release"))
     if not lists:
         raise LabError("apt has no package lists: run 'apt-get update' as root and try again.")
