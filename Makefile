@@ -41,7 +41,7 @@ install:
 	install -d $(DESTDIR)$(SM_DIR)/luksext $(DESTDIR)$(LIBEXEC_DIR) $(DESTDIR)$(PYTHON_SITE)
 	install -m 755 drivers/LUKSEXTSR.py $(DESTDIR)$(SM_DIR)
 	ln -sf LUKSEXTSR.py $(DESTDIR)$(SM_DIR)/LUKSEXTSR
-	install -m 644 drivers/luksext_sm.py $(DESTDIR)$(SM_DIR)
+	install -m 644 drivers/luksext_sm.py drivers/luksext_types.py $(DESTDIR)$(SM_DIR)
 	install -m 644 drivers/luksext/*.py $(DESTDIR)$(SM_DIR)/luksext
 	install -m 755 libexec/luksext-gc libexec/luksext-sm-plugins $(DESTDIR)$(LIBEXEC_DIR)
 	install -m 644 python/luksext_plugins.py python/luksext.pth $(DESTDIR)$(PYTHON_SITE)
@@ -53,12 +53,12 @@ install:
 uninstall:
 	rm -rf $(DESTDIR)$(SM_DIR)/luksext
 	rm -f $(DESTDIR)$(SM_DIR)/LUKSEXTSR $(DESTDIR)$(SM_DIR)/LUKSEXTSR.py \
-	  $(DESTDIR)$(SM_DIR)/luksext_sm.py \
+	  $(DESTDIR)$(SM_DIR)/luksext_sm.py $(DESTDIR)$(SM_DIR)/luksext_types.py \
 	  $(DESTDIR)$(LIBEXEC_DIR)/luksext-gc $(DESTDIR)$(LIBEXEC_DIR)/luksext-sm-plugins \
 	  $(DESTDIR)$(PYTHON_SITE)/luksext_plugins.py $(DESTDIR)$(PYTHON_SITE)/luksext.pth \
 	  $(DESTDIR)$(UNIT_DIR)/SMGC@.service.d/luksext.conf \
 	  $(DESTDIR)$(UNIT_DIR)/xapi.service.d/luksext.conf \
-	  $(DESTDIR)/etc/xapi.conf.d/99-zz-luksext.conf
+	  $(DESTDIR)/etc/xapi.conf.d/~luksext.conf
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv36 .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -24,9 +24,10 @@ from luksext import container as containers  # noqa: E402
 from luksext import devices, header, options  # noqa: E402
 from luksext.container import LuksContainer, Record  # noqa: E402
 from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
-from luksext.generation import Identity, identity_of  # noqa: E402
+from luksext.generation import Identity  # noqa: E402
 from luksext_sm import (  # noqa: E402
-    EXTSR, SR, SR_TYPE, FileSR, SRCommand, cleanup, scsiutil, teach_gc, util, xs_errors)
+    EXTSR, SR, FileSR, SRCommand, cleanup, scsiutil, util, xs_errors)
+from luksext_types import SR_TYPE, teach_gc  # noqa: E402
 
 CAPABILITIES = EXTSR.CAPABILITIES
 
@@ -245,6 +246,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
         """Refuses every device that must not be formatted; nothing was touched yet."""
         for device in wanted.devices:
             devices.check_exists(device)
+        devices.check_distinct(wanted.devices)
         if util.test_hostPBD_devs(self.session, sr_uuid, self.dconf["device"]):
             raise DeviceInUse(self.dconf["device"], ["another SR of this host (`xe pbd-list`)"])
         for device in wanted.devices:
@@ -252,10 +254,10 @@ class LUKSEXTSR(EXTSR.EXTSR):
                 raise DeviceInUse(device, ["another SR of this pool (`xe sr-list`)"])
             devices.check_suitable(device)
             devices.check_free(device)
-            if header.is_luks(device):
-                identity = identity_of(device)
-                if identity is not None:
-                    raise DeviceIsOurs(device, identity.sr_uuid)
+            found = header.find(device)
+            identity = LuksContainer(device, found).identity if found else None
+            if identity is not None:
+                raise DeviceIsOurs(device, identity.sr_uuid)
             if not wanted.force:
                 devices.check_empty(device)
 
@@ -286,9 +288,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
         if records:
             mappings = [devices.crypt_mapping_of(record.uuid) for record in records]
         else:
-            mappings = [container.mapping for container in containers.all_containers()
-                        if container.identity is not None
-                        and container.identity.sr_uuid == sr_uuid]
+            mappings = [container.mapping for container in containers.all_of(sr_uuid)]
         return [mapping for mapping in mappings if mapping is not None]
 
     @contextlib.contextmanager

@@ -2,10 +2,9 @@
 """Makes the storage manager's own XAPI plugins know the SR type luksext.
 
 Plugins such as on-slave (is_open) and coalesce-leaf import a fixed list of drivers and the garbage
-collector, each in a process of their own where our driver is not loaded. luksext.pth has Python
-import this module when it starts; in any process that is not such a plugin it does nothing more
-than look at its command line. In a plugin it waits until the ext driver or the collector was
-imported, and adds ours.
+collector, each in a process of its own where our driver is not loaded. luksext.pth has Python
+import this module when it starts. In a process that is not such a plugin it does no more than look
+at the command line; in a plugin it teaches the modules concerned, once they were imported.
 """
 import importlib
 import importlib.abc
@@ -14,6 +13,14 @@ import sys
 
 _PLUGINS = b"/etc/xapi.d/plugins/"
 _DRIVERS = "/opt/xensource/sm"
+
+# Which function of luksext_types a module is given to.
+_TEACHERS = {
+    "SR": "teach_sr",
+    "sm.SR": "teach_sr",
+    "cleanup": "teach_gc",
+    "sm.cleanup": "teach_gc",
+}
 
 
 def _in_plugin():
@@ -25,49 +32,46 @@ def _in_plugin():
         return False
 
 
-def _add_driver(module):  # pylint: disable=unused-argument
-    importlib.import_module("LUKSEXTSR")
-
-
-def _teach_gc(module):
-    importlib.import_module("luksext_sm").teach_gc(module)
-
-
-_AFTER_IMPORT = {
-    "EXTSR": _add_driver,
-    "sm.drivers.EXTSR": _add_driver,
-    "cleanup": _teach_gc,
-    "sm.cleanup": _teach_gc,
-}
+def _teach(name, module):
+    if _DRIVERS not in sys.path:
+        sys.path.append(_DRIVERS)
+    try:
+        types = importlib.import_module("luksext_types")
+    except ImportError:
+        return  # a removal that left this file behind must not break the plugins of others
+    getattr(types, _TEACHERS[name])(module)
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads as `loader` does, then runs `action` with the module."""
+    """Loads as `loader` does, then teaches the module."""
 
-    def __init__(self, loader, action):
+    def __init__(self, loader):
         self._loader = loader
-        self._action = action
 
     def create_module(self, spec):
         return self._loader.create_module(spec)
 
     def exec_module(self, module):
         self._loader.exec_module(module)
-        if _DRIVERS not in sys.path:
-            sys.path.append(_DRIVERS)
-        self._action(module)
+        _teach(module.__name__, module)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds what the other finders find, and adds an action to the modules of `_AFTER_IMPORT`."""
+    """Finds what the finders after it find; the modules of `_TEACHERS` get our loader."""
+
+    def __init__(self):
+        self._searching = False
 
     def find_spec(self, name, path, target=None):
-        action = _AFTER_IMPORT.pop(name, None)
-        if action is None:
+        if name not in _TEACHERS or self._searching:
             return None
-        spec = importlib.util.find_spec(name)
+        self._searching = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, action)
+            spec.loader = _Loader(spec.loader)
         return spec
 
 

@@ -6,8 +6,10 @@ first holds the pin and its configuration (clevis(1)).
 """
 import base64
 import binascii
+import http.client
 import json
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -21,6 +23,9 @@ from luksext.run import PATH, require, run
 # Seconds. A slow TPM needs several for a key; clevis itself has no limit.
 DEADLINE = 60
 _TANG_DEADLINE = 5
+
+# Five parts; the second, an encrypted key, is empty for the keys that clevis makes.
+_JWE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){4}\Z")
 
 
 class Pin(NamedTuple):
@@ -60,7 +65,10 @@ def seal(pin: Pin, key: bytes) -> str:
                      stdin=key, deadline=DEADLINE)
     except (CommandFailed, CommandTimeout) as error:
         raise _sealing_refused(pin, error) from error
-    return result.stdout.decode("ascii").strip()
+    jwe = result.stdout.decode("ascii", "replace").strip()
+    if not _JWE.match(jwe):
+        raise PinRefuses(pin.name, "what it printed is no sealed key")
+    return jwe
 
 
 def unseal(jwe: str) -> bytes:
@@ -68,6 +76,8 @@ def unseal(jwe: str) -> bytes:
 
     Raises a child of UnlockRefused that names the cause.
     """
+    if not _JWE.match(jwe):
+        raise PinRefuses("unknown", "the sealed key in the header is damaged")
     try:
         return run(["clevis", "decrypt"], stdin=jwe.encode("ascii"), deadline=DEADLINE).stdout
     except (CommandFailed, CommandTimeout) as error:
@@ -80,7 +90,7 @@ def describe(jwe: str) -> Pin:
         header = json.loads(_base64url(jwe.split(".")[0]).decode("utf-8"))
         name = header["clevis"]["pin"]
         return Pin(str(name), dict(header["clevis"][name]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Pin("unknown", {})
 
 
@@ -99,8 +109,9 @@ def _sealed_leaves(pin: Pin) -> Iterator[Pin]:
     if pin.name != "sss":
         yield pin
         return
-    for jwe in pin.config.get("jwe", []):
-        yield from _sealed_leaves(describe(jwe))
+    shares = pin.config.get("jwe")
+    for jwe in shares if isinstance(shares, list) else []:
+        yield from _sealed_leaves(describe(str(jwe)))
 
 
 def _base64url(text: str) -> bytes:
@@ -160,13 +171,11 @@ def _check_tang(pin: Pin) -> None:
         opener.open(url + "/adv", timeout=_TANG_DEADLINE).close()
     except urllib.error.HTTPError as error:
         raise TangUnreachable(url, "it answers with HTTP status {}".format(error.code)) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise TangUnreachable(url, str(getattr(error, "reason", error))) from error
 
 
 def split(jwe: str) -> Tuple[str, str, str, str, str]:
-    """The five parts of a compact JWE: protected, encrypted_key, iv, ciphertext, tag."""
-    parts = jwe.split(".")
-    if len(parts) != 5:
-        raise ValueError("not a JWE in compact form")
-    return (parts[0], parts[1], parts[2], parts[3], parts[4])
+    """The five parts of a JWE that `seal` made: protected, encrypted_key, iv, ciphertext, tag."""
+    protected, encrypted_key, iv, ciphertext, tag = jwe.split(".")
+    return protected, encrypted_key, iv, ciphertext, tag

@@ -5,10 +5,11 @@ A container is known by its LUKS UUID, never by the name of its disk. Before it 
 header is compared with what was recorded when it was made; after, the kernel's table with what was
 asked for.
 """
+import contextlib
 import secrets
 import time
 import uuid as uuids
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from luksext import clevis, cryptsetup, devices, header
 from luksext.cryptsetup import Format
@@ -18,7 +19,7 @@ from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatc
 from luksext.generation import GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of
 from luksext.header import Header
 from luksext.options import CIPHERS, Options
-from luksext.run import require, run
+from luksext.run import log, require, run
 
 # Keyslots of a new container. The binding comes first: `cryptsetup open` without a slot, as clevis
 # runs it, tries slot 0 first, and a stretched passphrase costs seconds and memory to try.
@@ -96,7 +97,8 @@ class LuksContainer:
         try:
             self._check_mapping()
         except LuksError:
-            self.close()
+            with _first_error_counts():
+                self.close()
             raise
         return True
 
@@ -193,7 +195,8 @@ def format_container(device: str, identity: Identity, options: Options,
             cryptsetup.add_passphrase(device, version, RECOVERY_SLOT, key, passphrase)
         return LuksContainer(device, header.read(device))
     except BaseException:
-        _clear_start(device)
+        with _first_error_counts():
+            _clear_start(device)
         raise
 
 
@@ -256,9 +259,8 @@ def find_identified(sr_uuid: str, hints: List[str]) -> List[LuksContainer]:
     Raises DeviceMissing, Ambiguous; NotOurs, HeaderMissing, HeaderDamaged for a wrong hint.
     """
     found: Dict[int, LuksContainer] = {}
-    for container in _unique(hints):
-        identity = container.identity
-        if identity is None or identity.sr_uuid != sr_uuid:
+    for container, identity in _identified(hints):
+        if identity.sr_uuid != sr_uuid:
             continue
         if identity.disk in found:
             raise Ambiguous(container.uuid, [found[identity.disk].device, container.device])
@@ -296,17 +298,31 @@ def all_containers() -> Iterator[LuksContainer]:
             yield LuksContainer(device, found)
 
 
-def _unique(hints: List[str]) -> Iterator[LuksContainer]:
-    """The containers on `hints`, then all others."""
+def all_of(sr_uuid: str) -> List[LuksContainer]:
+    """The containers of `sr_uuid` that are in this host now, maybe not all."""
+    return [container for container, identity in _identified([]) if identity.sr_uuid == sr_uuid]
+
+
+def _identified(hints: List[str]) -> Iterator[Tuple[LuksContainer, Identity]]:
+    """The containers that are ours: those on `hints`, then those on all other disks.
+
+    A foreign disk that cannot be asked must not keep others from being found, a hint must.
+    """
     seen = set()
     for device in _present(hints):
         found = header.find(device)
         if found:
             seen.add(devices.kernel_name(device))
-            yield LuksContainer(device, found)
+            container = LuksContainer(device, found)
+            if container.identity is not None:
+                yield container, container.identity
     for container in all_containers():
         if devices.kernel_name(container.device) not in seen:
-            yield container
+            identity = None
+            with _first_error_counts():
+                identity = container.identity
+            if identity is not None:
+                yield container, identity
 
 
 def _present(paths: List[str]) -> List[str]:
@@ -331,6 +347,15 @@ def close_mapping(mapping: devices.Mapping) -> None:
         run(["udevadm", "settle", "--timeout=5"], accept=(0, 1))
         time.sleep(0.2 * attempt)
     raise DeviceInUse(mapping.path, devices.holders(mapping.path))
+
+
+@contextlib.contextmanager
+def _first_error_counts() -> Iterator[None]:
+    """For cleaning up after an error, which a second one must not hide."""
+    try:
+        yield
+    except LuksError as error:
+        log.error("cannot clean up: %s", error)
 
 
 def _clear_start(device: str) -> None:

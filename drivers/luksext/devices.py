@@ -9,7 +9,8 @@ import errno
 import os
 from typing import Iterator, List, NamedTuple, Optional
 
-from luksext.errors import DeviceInUse, DeviceMissing, DeviceNotEmpty, DeviceUnsuitable
+from luksext.errors import (DeviceInUse, DeviceMissing, DeviceNotEmpty, DeviceUnsuitable,
+                            OptionInvalid)
 from luksext.header import SECTOR
 from luksext.run import run
 
@@ -48,6 +49,13 @@ def check_exists(device: str) -> None:
         raise DeviceUnsuitable(
             "{} is not a block device.".format(device),
             "Name a disk or partition: `lsblk` lists them.")
+
+
+def check_distinct(paths: List[str]) -> None:
+    """Raises OptionInvalid where two of `paths` lead to one disk, or to a disk and a part of it."""
+    names = [kernel_name(path) for path in paths]
+    if len(set(names)) != len(names) or any(_parent(name) in names for name in names):
+        raise OptionInvalid("device", ",".join(paths), "disks or partitions, each once")
 
 
 def check_suitable(device: str) -> None:
@@ -94,8 +102,8 @@ def check_free(device: str) -> None:
 
 
 def size_of(device: str) -> int:
-    """Size of `device` in bytes. sysfs counts in units of 512 bytes for all devices."""
-    return 512 * int(_attribute(device, "size"))
+    """Size of `device` in bytes, 0 when it is gone. sysfs counts in units of 512 bytes."""
+    return 512 * int(_attribute(device, "size") or 0)
 
 
 def logical_block_size(device: str) -> int:

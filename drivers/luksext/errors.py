@@ -41,7 +41,7 @@ class SecretInvalid(LuksError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             "The recovery passphrase {}.".format(reason),
-            "Give one of 12 to 512 characters in one line, by "
+            "Give one of at least 12 characters and at most 512 bytes in one line, by "
             "device-config:recovery_password-filename=FILE.")
 
 

@@ -122,8 +122,9 @@ class Luks2(Generation):
             if token.get("type") == "clevis" and isinstance(parts, dict):
                 jwe = ".".join(str(parts.get(key, "")) for key in
                                ("protected", "encrypted_key", "iv", "ciphertext", "tag"))
+                slots = token.get("keyslots")
                 found += [Binding(slot, jwe) for slot in header.keyslots
-                          if str(slot) in token.get("keyslots", [])]
+                          if isinstance(slots, list) and str(slot) in slots]
         return found
 
 

@@ -26,6 +26,9 @@ _SECONDARY_OFFSETS = tuple(0x4000 << n for n in range(9))
 _LUKS1_KEYSLOT_ENABLED = 0x00AC71F3
 _LUKS1_KEYSLOTS = 8
 
+# cryptsetup writes sha256 (lib/luks2/luks2_disk_metadata.c); the specification allows others.
+_CHECKSUMS = ("sha1", "sha256", "sha512")
+
 
 class Header(NamedTuple):
     """One LUKS header.
@@ -51,17 +54,18 @@ class Header(NamedTuple):
     requirements: List[str]
 
 
-def is_luks(device: str) -> bool:
-    """Whether `device` starts with the magic of a LUKS header."""
-    with open(device, "rb") as disk:
-        return disk.read(len(_MAGIC)) == _MAGIC
-
-
 def read(device: str) -> Header:
     """The header of `device`.
 
-    Raises HeaderMissing where there is none, HeaderDamaged where it cannot be trusted.
+    Raises HeaderMissing where there is none, HeaderDamaged where it cannot be read or trusted.
     """
+    try:
+        return _read(device)
+    except OSError as error:
+        raise HeaderDamaged(device, "it cannot be read ({})".format(error.strerror)) from error
+
+
+def _read(device: str) -> Header:
     with open(device, "rb") as disk:
         start = disk.read(_BINARY_SIZE)
         if start[:6] == _MAGIC and start[6:8] == b"\0\1":
@@ -111,10 +115,10 @@ def _luks2_metadata(disk: Any, offset: int, magic: bytes) -> Any:
     if size not in _SECONDARY_OFFSETS or struct.unpack(">Q", binary[256:264])[0] != offset:
         return None
     area = disk.read(size - _BINARY_SIZE)
-    try:
-        digest = hashlib.new(_text(binary[72:104]))
-    except ValueError:
+    algorithm = _text(binary[72:104])
+    if algorithm not in _CHECKSUMS:
         return None
+    digest = hashlib.new(algorithm)
     digest.update(binary[:448] + bytes(64) + binary[512:])
     digest.update(area)
     checksum = digest.digest()
@@ -144,7 +148,8 @@ def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
             tokens={int(number): dict(token) for number, token in metadata["tokens"].items()},
             requirements=[str(r) for r in
                           metadata.get("config", {}).get("requirements", {}).get("mandatory", [])])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:
         raise HeaderDamaged(device, "its metadata cannot be read ({!r})".format(error)) from error
 
 
@@ -158,5 +163,5 @@ def find(device: str) -> Optional[Header]:
     """The header of `device`, or None where there is none or it cannot be read."""
     try:
         return read(device)
-    except (HeaderMissing, HeaderDamaged, OSError):
+    except (HeaderMissing, HeaderDamaged):
         return None

@@ -41,7 +41,7 @@ RECOVERY_SECRET_KEY = "recovery_password_secret"
 _PCR_IDS = re.compile(r"([0-9]|1[0-9]|2[0-3])(,([0-9]|1[0-9]|2[0-3]))*\Z")
 _BANKS = ("sha1", "sha256", "sha384", "sha512", "sm3_256")
 _PIN_NAME = re.compile(r"[a-z0-9_-]{1,32}\Z")
-_UNSAFE_IN_DEVICE = re.compile(r"[\s\x00-\x1f\x7f]")
+_UNSAFE_IN_DEVICE = re.compile(r"[^\x21-\x7e]")
 
 
 class Options(NamedTuple):
@@ -86,11 +86,13 @@ def parse_devices(config: Mapping[str, str]) -> List[str]:
 def check_passphrase(text: str) -> bytes:
     """The recovery passphrase, without the newline that ends a file. Raises SecretInvalid."""
     passphrase = text[:-1] if text.endswith("\n") else text
-    if not 12 <= len(passphrase) <= 512:
-        raise SecretInvalid("has {} characters".format(len(passphrase)))
     if not passphrase.isprintable():
         raise SecretInvalid("has more than one line, or unprintable characters")
-    return passphrase.encode("utf-8")
+    encoded = passphrase.encode("utf-8")
+    # cryptsetup reads at most 512 bytes from a terminal (cryptsetup(8), passphrase processing).
+    if len(passphrase) < 12 or len(encoded) > 512:
+        raise SecretInvalid("has {} characters, {} bytes".format(len(passphrase), len(encoded)))
+    return encoded
 
 
 def _choice(config: Mapping[str, str], key: str, allowed: Any, default: str) -> str:
@@ -113,7 +115,10 @@ def _pin(config: Mapping[str, str]) -> Pin:
         value = json.loads(text)
     except (ValueError, RecursionError):
         raise OptionInvalid("pin-config", text, "a JSON object, such as {}") from None
-    return _checked_pin(name, value, text)
+    try:
+        return _checked_pin(name, value, text)
+    except RecursionError:
+        raise OptionInvalid("pin-config", text, "fewer pins within pins") from None
 
 
 def _checked_pin(name: str, config: Any, text: str) -> Pin:

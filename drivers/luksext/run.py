@@ -100,6 +100,8 @@ def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
             pass_fds=[pipe.fd for pipe in pipes])
     except FileNotFoundError:
         raise ToolMissing(argv[0], PACKAGES.get(argv[0], argv[0])) from None
+    except OSError as error:
+        raise CommandFailed(" ".join(argv), 126, error.strerror or str(error)) from error
     try:
         stdout, stderr = process.communicate(stdin, timeout=deadline)
     except subprocess.TimeoutExpired:

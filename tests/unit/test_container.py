@@ -359,7 +359,6 @@ def test_a_header_that_cannot_be_read_back_is_erased(host, programs):
     assert programs.order().count("dd if=/dev/zero") == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the failure of the clean-up hides the first error")
 def test_a_failure_to_erase_does_not_hide_why_formatting_failed(host, programs):
     programs.add("cryptsetup", "exit 1")
     programs.add("dd", "[ -e {0} ] && exit 1; : >{0}".format(programs.folder / "ran"))
@@ -473,8 +472,6 @@ def unreadable(host):
     return path
 
 
-@pytest.mark.xfail(strict=True, raises=OSError,
-                   reason="header.read lets OSError through, here to the caller of find_recorded")
 def test_a_recorded_disk_that_cannot_be_read_is_a_luks_error(unreadable):
     with pytest.raises(LuksError):
         container.find_recorded(RECORD, unreadable)
@@ -525,8 +522,6 @@ def test_an_sr_without_disks_is_missing(host):
         container.find_identified(headers.SR, ["/dev/gone"])
 
 
-@pytest.mark.xfail(strict=True, raises=OSError,
-                   reason="header.read lets OSError through, here to the caller of find_identified")
 def test_a_hint_that_cannot_be_read_is_a_luks_error(unreadable):
     with pytest.raises(LuksError):
         container.find_identified(headers.SR, [unreadable])
@@ -540,8 +535,6 @@ def test_all_containers_with_an_intact_header_are_found(host, unreadable):
     assert [found.header.version for found in container.all_containers()] == [2, 1]
 
 
-@pytest.mark.xfail(strict=True, raises=ToolMissing,
-                   reason="asking whose a LUKS1 disk is raises ToolMissing without luksmeta")
 def test_a_foreign_luks1_disk_on_a_host_without_luksmeta_does_not_hide_ours(host):
     host.disk("sda", headers.luks1(uuid=OTHER))
     device = host.container().device

@@ -313,8 +313,6 @@ def test_force_overwrites_a_device_that_is_not_ours(lab):
     assert header.read(disk).label == SR + ":0:1"
 
 
-@pytest.mark.xfail(strict=True, reason="_check_devices compares paths and not disks: the second "
-                   "dd overwrites the header of the open first container")
 def test_one_disk_by_two_paths_is_refused_before_it_is_touched(lab):
     disk = lab.disk("sdb")
     link = lab.sysfs.nodes / "by-id"
@@ -324,7 +322,6 @@ def test_one_disk_by_two_paths_is_refused_before_it_is_touched(lab):
     assert "dd if=/dev/zero" not in lab.programs.order()
 
 
-@pytest.mark.xfail(strict=True, reason="a damaged header is HeaderDamaged even with force=true")
 def test_force_overwrites_a_device_whose_luks_header_is_damaged(lab):
     disk = lab.disk("sdb", headers.luks2()[:5000])
     lab.sr(device=disk, pin="any", force="true").create(SR, 0)

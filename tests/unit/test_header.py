@@ -12,7 +12,6 @@ import headers
 from luksext import header
 from luksext.errors import HeaderDamaged, HeaderMissing
 
-ESCAPES = "a hostile header makes header.read raise {}, not HeaderDamaged"
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +142,6 @@ def test_other_checksums_are_verified_too(disk, digest):
     assert header.read(disk(headers.luks2(digest=digest))).uuid == headers.UUID
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason=ESCAPES.format("TypeError"))
 def test_a_checksum_without_a_length_of_its_own_is_damaged(disk):
     assert "shake_128" in hashlib.algorithms_available
     with pytest.raises(HeaderDamaged):
@@ -183,7 +181,6 @@ def test_metadata_of_another_shape_is_damaged(disk, content):
         header.read(disk(headers.luks2(content)))
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason=ESCAPES.format("OverflowError"))
 @pytest.mark.parametrize("content", [
     changed(segments={"0": dict(SEGMENT, offset=float("inf"))}),
     changed(segments={"0": dict(SEGMENT, sector_size=float("inf"))}),
@@ -263,19 +260,9 @@ def test_values_of_any_type_are_read_or_damaged(disk, part, value, depth):
     read_or_damaged(disk(headers.luks2(content)))
 
 
-def test_is_luks_looks_at_the_magic_alone(disk):
-    assert header.is_luks(disk(headers.luks1()))
-    assert header.is_luks(disk(headers.luks2()))
-    assert header.is_luks(disk(b"LUKS\xba\xbe"))
-    assert not header.is_luks(disk(b"LUKS\xba"))
-
-
-@pytest.mark.xfail(strict=True, reason="create with force=true overwrites an encrypted SR whose "
-                   "first header copy is lost: is_luks does not know the second")
-def test_is_luks_knows_a_header_that_has_only_its_second_copy(disk):
+def test_a_header_that_has_only_its_second_copy_is_found(disk):
     content = headers.ours()
-    assert header.read(disk(bytes(4096) + content[4096:])).subsystem == "luksext"
-    assert header.is_luks(disk(bytes(4096) + content[4096:]))
+    assert header.find(disk(bytes(4096) + content[4096:])).subsystem == "luksext"
 
 
 def test_find_gives_none_instead_of_an_error(disk, tmp_path):

@@ -95,8 +95,6 @@ def test_require_accepts_what_is_installed(programs):
     run.require("one", "two")
 
 
-@pytest.mark.xfail(strict=True, raises=OSError,
-                   reason="run() lets PermissionError and ENOEXEC through as OSError")
 @pytest.mark.parametrize("mode, text", [(0o644, "#!/bin/sh\n"), (0o755, "no program")])
 def test_a_file_that_cannot_be_executed_is_a_luks_error(programs, mode, text):
     tool = programs.folder / "tool"

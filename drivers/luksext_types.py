@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Makes modules of the storage manager know the SR type luksext.
+
+The storage manager knows SR types by lists in its own code. These functions take a module of it
+that was imported, and add our type, without a change to its files. Nothing of the storage manager
+is imported here: its modules import each other in circles, in which this is called half way.
+"""
+import importlib
+
+SR_TYPE = "luksext"
+
+
+def teach_gc(cleanup) -> None:
+    """Makes the garbage collector `cleanup` treat our type as the file-based ext.
+
+    `normalizeType` raises for types that it does not list; the collector then neither removes
+    hidden VDIs nor coalesces, and sr-destroy fails. It is looked up at each call, so replacing it
+    in the module is enough. Teaching twice does nothing.
+    """
+    stock = cleanup.normalizeType
+    if getattr(stock, "knows_luksext", False):
+        return
+
+    def normalize_type(sr_type):
+        return stock("ext" if sr_type == SR_TYPE else sr_type)
+
+    normalize_type.knows_luksext = True  # type: ignore[attr-defined]
+    cleanup.normalizeType = normalize_type
+
+
+def teach_sr(sr_module) -> None:
+    """Makes `SR.driver` load our driver when it is first asked for our type.
+
+    SM's plugins, such as on-slave, import a fixed list of drivers before they ask.
+    """
+    stock = sr_module.driver
+
+    def driver(sr_type):
+        if sr_type == SR_TYPE and not any(known.handles(SR_TYPE) for known in sr_module.backends):
+            importlib.import_module("LUKSEXTSR")
+        return stock(sr_type)
+
+    sr_module.driver = driver
