@@ -78,9 +78,13 @@ class SR:
     def _delete(self, image):
         util.SMlog("GC: deleting %s" % image.uuid)
         os.unlink(image.path)
-        records = self.session.xenapi.VDI.get_all_records_where('field "uuid" = "%s"' % image.uuid)
-        for ref in records:
-            self.session.xenapi.VDI.db_forget(ref)
+        self._forget(image.uuid)
+
+    def _forget(self, vdi_uuid):
+        # db_forget is for the sessions of drivers only.
+        query = 'field "uuid" = "%s"' % vdi_uuid
+        for ref in self.session.xenapi.VDI.get_all_records_where(query):
+            self.session.xenapi.VDI.forget(ref)
 
     # ---- chains: a hidden image that is its parent's only child is merged into it
 
@@ -123,9 +127,7 @@ class SR:
             vhdutil.coalesce(image.path)
             vhdutil.set_hidden(parent.path, False)
             os.rename(parent.path, image.path)
-            for ref in self.session.xenapi.VDI.get_all_records_where(
-                    'field "uuid" = "%s"' % parent.uuid):
-                self.session.xenapi.VDI.db_forget(ref)
+            self._forget(parent.uuid)
         finally:
             self.lock.release()
 
