@@ -170,7 +170,7 @@ class Object:
             return "; ".join(f"{key}: {item}" for key, item in value.items())
         if isinstance(value, list):
             return (", " if field.name == "tags" else "; ").join(value)
-        return _SCALARS.get(type(value), str)(value)
+        return MISSING if value == NULL else _SCALARS.get(type(value), str)(value)
 
     def _followed(self, field: Shown, value: Any) -> str:
         refs = value if isinstance(value, list) else [value]
