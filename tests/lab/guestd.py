@@ -33,9 +33,10 @@ import time
 
 PORT = "org.luksext.lab"
 BOOTED = "/run/lab/booted"
+HOME = "/root"
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
-    "HOME": "/root",
+    "HOME": HOME,
     "LANG": "C.UTF-8",
 }
 
@@ -90,7 +91,7 @@ class Daemon:
                 stdout=out,
                 stderr=err,
                 env=ENVIRONMENT | request["env"],
-                cwd="/root",
+                cwd=HOME,
                 start_new_session=True,
             )
             try:
@@ -129,7 +130,7 @@ class Daemon:
         """Run a program on a terminal of its own."""
         pid, terminal = os.forkpty()
         if pid == 0:
-            os.chdir("/root")
+            os.chdir(HOME)
             os.execvpe(request["argv"][0], request["argv"], ENVIRONMENT | request["env"])
         self._terminals[request["id"]] = terminal
         _resize(terminal, request)
