@@ -44,6 +44,7 @@ PROGRAMS = {
     "usr/lib/lab/vhd-io": "vhd_io",
     "usr/libexec/fairlock": "fairlock",
     "usr/sbin/tap-ctl": "tap_ctl",
+    "usr/sbin/td-util": "td_util",
 }
 INVENTORY = "usr/lib/lab/inventory"
 

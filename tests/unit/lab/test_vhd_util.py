@@ -203,3 +203,14 @@ def test_we_read_what_qemu_writes(tmp_path: Path) -> None:
     subprocess.run(fill, check=True, stdout=subprocess.DEVNULL)
     assert vhd_util("query", "-v", "-n", path) == "16\n"
     assert data_of(path, 3 * MIB - 512, 1024) == bytes(512) + b"\x51" * 512
+
+
+def test_td_util_says_the_same(base: Path, tmp_path: Path) -> None:
+    def td_util(*arguments: object) -> str:
+        command = [sys.executable, str(DOM0 / "td_util.py"), *map(str, arguments)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    made, child = tmp_path / "made.vhd", tmp_path / "child.vhd"
+    td_util("create", "vhd", 16, made)
+    td_util("snapshot", "vhd", child, made)
+    assert td_util("query", "vhd", "-vpf", child) == f"16\n{made}\nhidden: 0\n"
