@@ -37,6 +37,9 @@ XAPI_DIR = "usr/lib/lab/xapi"
 #: slow in an emulated machine, so only those that tests compare with are there.
 STOCK_DRIVERS = ("EXTSR", "FileSR", "LVMSR")
 
+#: Commands of the packaged SM that are also where the flat one has them.
+LINKED_COMMANDS = ("cleanup", "lvhdutil", "mpathcount", "resetvdis", "sr_health_check")
+
 #: Where each stand-in program is found in dom0, and the module that stands in for it.
 PROGRAMS = {
     "usr/bin/systemctl": "systemctl",
@@ -153,7 +156,8 @@ def _install_packaged_sm(dest: Path, sm: Path) -> None:
         _link(dest / SM_DIR / name, f"/{target}")
     for source in _files(sm / "utils"):
         _copy(source, dest / SM_LIBEXEC_DIR / source.name, executable=True)
-        _link(dest / SM_DIR / f"{source.stem}.py", f"/{SM_LIBEXEC_DIR}/{source.name}")
+    for name in LINKED_COMMANDS:
+        _link(dest / SM_DIR / f"{name}.py", f"/{SM_LIBEXEC_DIR}/{name}")
     for source in _files(sm / "scripts" / "plugins"):
         _copy(source, dest / PLUGINS_DIR / source.name, executable=True)
     _install_shared_parts(dest, sm, SM_LIBEXEC_DIR)

@@ -23,8 +23,8 @@ from tapdisk import CONTROL
 MINORS = CONTROL / "tapdisk"
 MOST_MINORS = 16
 
-#: Only SM 3.x has its modules there; it allocates minors of the kernel's blktap.
-FLAT_SM = Path("/opt/xensource/sm/blktap2.py")
+#: Only SM 3.x has its drivers there; it allocates minors of the kernel's blktap.
+FLAT_SM = Path("/opt/xensource/sm/EXTSR.py")
 
 
 def call(pid: int, command: str, **arguments: Any) -> Any:
