@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import socketserver
 import threading
 import urllib.parse
@@ -162,7 +163,8 @@ class Server:
         if config.socket != target:
             _link(config.socket, target)
         self._tcp = _TcpServer((config.http_host, config.http_port), handler)
-        self._servers = (self._unix, self._tcp)
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
 
     @property
     def port(self) -> int:
@@ -171,14 +173,30 @@ class Server:
 
     def start(self) -> None:
         """Serve, in threads."""
-        for server in self._servers:
-            threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+        for server in (self._unix, self._tcp):
+            thread = threading.Thread(target=self._serve, args=(server,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _serve(self, server: socketserver.BaseServer) -> None:
+        # Not serve_forever: it wakes up again and again, which an emulated machine feels.
+        while not self._stopping:
+            server.handle_request()
 
     def stop(self) -> None:
         """Take no more calls."""
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
+        self._stopping = True
+        self._wake()
+        for thread in self._threads:
+            thread.join()
+        self._unix.server_close()
+        self._tcp.server_close()
+
+    def _wake(self) -> None:
+        """Connect once to each listener, so that its thread looks up."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(self._unix.server_address))
+        socket.create_connection(("127.0.0.1", self.port)).close()
 
 
 def _link(link: Path, target: Path) -> None:
