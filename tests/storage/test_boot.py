@@ -25,11 +25,7 @@ def disks(machine: Machine) -> list[Disk]:
 def sr(host: Host, disks: list[Disk], luks_version: str) -> Iterator[Sr]:
     """An SR over two disks that are named as an administrator may: by /dev/sdX."""
     names = [host.sh(f"readlink -f {disk.by_id}").strip() for disk in disks[1:3]]
-    host.machine.put("/tmp/passphrase", PASSPHRASE.encode() + b"\n")
-    uuid = host.xe("sr-create", type="luksext", name_label="boot", host_uuid=host.uuid,
-                   device_config={"device": ",".join(names), "luks-version": luks_version,
-                                  "recovery_password-filename": "/tmp/passphrase"})
-    sr = Sr(host, uuid, ",".join(names))
+    sr = host.create_sr_with_passphrase(",".join(names), PASSPHRASE, luks_version=luks_version)
     yield sr
     if not sr.attached:
         sr.plug()

@@ -105,7 +105,7 @@ def test_the_health_check_passes(sr: Sr) -> None:
 def test_read_caching_is_as_on_ext(sr: Sr, ext_sr: Sr) -> None:
     def caching(of: Sr) -> dict[str, str]:
         uuid = of.create_vdi()
-        of.host.xe("vdi-export", uuid=uuid, filename="/tmp/out", format="raw")
+        of.host.read_vdi(uuid)
         config = of.host.xe("vdi-param-get", uuid=uuid, param_name="sm-config")
         of.host.xe("vdi-destroy", uuid=uuid)
         return {key: value for key, value in

@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.disks import Disk
 from tests.lab.machine import Machine
-from tests.storage.pool import NOTHING, VDI_SIZE, Host, Sr, XeError
+from tests.storage.pool import NOTHING, Host, Sr, XeError
 
 PATTERN = b"written by a VM, not to be found on the disk " * 1024
 
@@ -35,16 +35,6 @@ def plugged(sr: Sr) -> Sr:
     if not sr.attached:
         sr.plug()
     return sr
-
-
-def write(host: Host, vdi: str, data: bytes) -> None:
-    host.machine.put("/tmp/data", data.ljust(VDI_SIZE, b"\0"))
-    host.xe("vdi-import", uuid=vdi, filename="/tmp/data", format="raw")
-
-
-def read(host: Host, vdi: str) -> bytes:
-    host.xe("vdi-export", uuid=vdi, filename="/tmp/data", format="raw")
-    return host.machine.get("/tmp/data")
 
 
 def test_create_leaves_the_sr_plugged_with_a_size(plugged: Sr) -> None:
@@ -73,12 +63,12 @@ def test_clevis_itself_reads_our_binding(plugged: Sr) -> None:
 
 def test_no_plaintext_reaches_the_disk(plugged: Sr, disk: Disk) -> None:
     vdi = plugged.create_vdi()
-    write(plugged.host, vdi, PATTERN)
+    plugged.host.write_vdi(vdi, PATTERN)
     plugged.unplug()
     plugged.host.sh("sync")
     assert b"written by a VM" not in disk.path.read_bytes()
     plugged.plug()
-    assert read(plugged.host, vdi).startswith(PATTERN)
+    assert plugged.host.read_vdi(vdi).startswith(PATTERN)
     plugged.host.xe("vdi-destroy", uuid=vdi)
 
 
@@ -120,14 +110,14 @@ def test_scan_of_an_unplugged_sr_fails_and_keeps_its_vdis(plugged: Sr) -> None:
 def test_a_forgotten_sr_comes_back_with_its_data(plugged: Sr, disk: Disk) -> None:
     host = plugged.host
     vdi = plugged.create_vdi()
-    write(host, vdi, PATTERN)
+    host.write_vdi(vdi, PATTERN)
     plugged.unplug()
     before = host.fingerprint(disk)
     host.xe("sr-forget", uuid=plugged.uuid)
     assert host.fingerprint(disk) == before
     host.introduce(plugged, plugged.device)
     plugged.plug()
-    assert read(host, vdi).startswith(PATTERN)
+    assert host.read_vdi(vdi).startswith(PATTERN)
     host.xe("vdi-destroy", uuid=vdi)
 
 

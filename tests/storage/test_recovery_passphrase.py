@@ -6,17 +6,9 @@ from __future__ import annotations
 import pytest
 
 from tests.lab.disks import Disk
-from tests.storage.pool import Host, Sr, XeError
+from tests.storage.pool import Host, XeError
 
 PASSPHRASE = "Zw\u00f6lf Boxk\u00e4mpfer jagen Viktor"
-
-
-def create(host: Host, disk: Disk, passphrase: str, luks_version: str) -> Sr:
-    host.machine.put("/tmp/passphrase", passphrase.encode())
-    uuid = host.xe("sr-create", type="luksext", name_label="test", host_uuid=host.uuid,
-                   device_config={"device": disk.by_id, "luks-version": luks_version,
-                                  "recovery_password-filename": "/tmp/passphrase"})
-    return Sr(host, uuid, disk.by_id)
 
 
 def secrets(host: Host) -> str:
@@ -24,7 +16,8 @@ def secrets(host: Host) -> str:
 
 
 def test_it_opens_the_disk_and_leaves_xapi(host: Host, disk: Disk, luks_version: str) -> None:
-    sr = create(host, disk, PASSPHRASE + "\n", luks_version)
+    sr = host.create_sr_with_passphrase(disk.by_id, PASSPHRASE + "\n",
+                                        luks_version=luks_version)
     assert sr.attached
     host.sh(f"cryptsetup open --test-passphrase --key-slot 1 {disk.by_id}", input=PASSPHRASE)
     assert secrets(host) == ""
@@ -47,7 +40,7 @@ def test_none_given_is_said_once(host: Host, disk: Disk) -> None:
 def test_a_bad_one_is_refused_and_leaves_xapi_too(host: Host, disk: Disk, passphrase: str) -> None:
     before = host.fingerprint(disk)
     with pytest.raises(XeError) as caught:
-        create(host, disk, passphrase, "2")
+        host.create_sr_with_passphrase(disk.by_id, passphrase)
     assert caught.value.code == 6202
     assert passphrase not in caught.value.text
     assert secrets(host) == ""
@@ -57,23 +50,22 @@ def test_a_bad_one_is_refused_and_leaves_xapi_too(host: Host, disk: Disk, passph
 def test_a_failed_creation_leaves_no_secret(host: Host, disk: Disk) -> None:
     host.sh(f"mkfs.ext4 -q {disk.by_id}")
     with pytest.raises(XeError):
-        create(host, disk, PASSPHRASE, "2")
+        host.create_sr_with_passphrase(disk.by_id, PASSPHRASE)
     assert secrets(host) == ""
 
 
 def test_secrets_of_others_stay(host: Host, disk: Disk) -> None:
     other = host.xe("secret-create", value="somebody else's password")
-    sr = create(host, disk, PASSPHRASE, "2")
+    sr = host.create_sr_with_passphrase(disk.by_id, PASSPHRASE)
     assert secrets(host) == other
     sr.destroy()
 
 
 def test_it_is_found_in_no_log_and_in_no_file(host: Host, disk: Disk) -> None:
-    sr = create(host, disk, PASSPHRASE, "2")
+    sr = host.create_sr_with_passphrase(disk.by_id, PASSPHRASE)
     sr.unplug()
     sr.plug()
     key = host.sh(f"clevis luks pass -d {disk.by_id} -s 0")
-    host.sh("rm -f /tmp/passphrase")
     for secret in (PASSPHRASE, key):
         found = host.sh("grep -rlF -f - /var/log /var/lib /run /tmp /etc /dev/shm 2>/dev/null "
                         "|| true", input=secret + "\n").split()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""xe's connection: the PyPI package XenAPI over the local socket."""
+"""xe's connection: the PyPI package XenAPI over the local socket, or over HTTP from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,37 +22,41 @@ DEFAULT_SOCKET = "/var/lib/xcp/xapi"
 
 
 class _Connection(http.client.HTTPConnection):
-    """HTTP over the local socket, wherever it is."""
+    """HTTP to an address: the path of a socket, or HOST:PORT."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, address: str) -> None:
         super().__init__("localhost")
-        self._path = path
+        self._address = address
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(self._path)
+        if self._address.startswith("/"):
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.connect(self._address)
+        else:
+            host, _, port = self._address.rpartition(":")
+            self.sock = socket.create_connection((host, int(port)))
 
 
 class _Transport(XenAPI.UDSTransport):
     """XenAPI's own transport takes the path from the URL, where it may hold no underscore."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, address: str) -> None:
         super().__init__()
-        self._path = path
+        self._address = address
 
     def make_connection(self, host: str) -> _Connection:
         super().make_connection(host)
-        self._connection = host, _Connection(self._path)
+        self._connection = host, _Connection(self._address)
         return self._connection[1]
 
 
 class Client:
     """A session of the API, ended by close()."""
 
-    def __init__(self, path: str | None = None) -> None:
-        """Log in at the socket: the one given, else $LAB_XAPI_SOCKET, else xapi's."""
-        self._path = path or os.environ.get(SOCKET, DEFAULT_SOCKET)
-        self._session = XenAPI.Session("http://localhost/", transport=_Transport(self._path))
+    def __init__(self, address: str | None = None) -> None:
+        """Log in at the address: the one given, else $LAB_XAPI_SOCKET, else xapi's socket."""
+        self._address = address or os.environ.get(SOCKET, DEFAULT_SOCKET)
+        self._session = XenAPI.Session("http://localhost/", transport=_Transport(self._address))
         self._session.login_with_password("root", "", "1.0", "cli")
         self._uuids: dict[tuple[str, str], str] = {}
 
@@ -84,7 +88,7 @@ class Client:
         task = self.call("task.create", f"VDI {path.strip('/')}", "")
         handle = self._session.handle
         query = urllib.parse.urlencode({"session_id": handle, "task_id": task, "vdi": vdi})
-        connection = _Connection(self._path)
+        connection = _Connection(self._address)
         try:
             # The server may refuse before it has read everything; then the task knows why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
