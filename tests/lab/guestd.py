@@ -182,6 +182,9 @@ def _open_port() -> int:
 
 def main() -> None:
     """Wait until the init has done its part, then serve."""
+    # A shell's background jobs, which this is one of, are deaf to Ctrl-C; commands must not be.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     port = _open_port()
     with open(BOOTED):
         pass
