@@ -114,7 +114,7 @@ class Image:
 def cache_folder() -> Path:
     """Return the folder that everything built or downloaded is kept in."""
     named = os.environ.get("LUKSEXT_LAB_CACHE")
-    return Path(named) if named else Path.home() / ".cache/luksext-lab"
+    return Path(named).absolute() if named else Path.home() / ".cache/luksext-lab"
 
 
 def obtain() -> Image:
@@ -206,6 +206,8 @@ def _build(cache: Path, folder: Path) -> None:
     packages = debs.resolve(cache)
     print(f"lab: fetching {len(packages)} packages", flush=True)
     files = debs.fetch(packages, cache / "debs")
+    for left_over in cache.glob("building-*"):  # of a build that was killed
+        remove_tree(left_over)
     scratch = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
     try:
         root = scratch / "root"
