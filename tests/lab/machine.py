@@ -64,7 +64,8 @@ set -e
 folder=$(mktemp -d)
 cd "$folder"
 tpm2_createprimary -Q -C o -c primary
-echo secret | tpm2_create -Q -C primary -p right -i - -u public -r private -a fixedtpm\\|fixedparent\\|userwithauth
+attributes='fixedtpm|fixedparent|userwithauth'
+echo secret | tpm2_create -Q -C primary -p right -a "$attributes" -i - -u public -r private
 tpm2_load -Q -C primary -u public -r private -c sealed
 until tpm2_getcap properties-variable | grep -q 'inLockout: *1'; do
     ! tpm2_unseal -p wrong -c sealed 2> /dev/null
