@@ -5,10 +5,9 @@ Plugins such as on-slave (is_open) and coalesce-leaf import a fixed list of driv
 collector, each in a process of its own where our driver is not loaded. luksext.pth has Python
 import this module when it starts. In a process that is not such a plugin it does no more than look
 at the command line; in a plugin it teaches the modules concerned, once they were imported.
+
+Nothing is imported here but sys, which is there already: every Python of the host pays for it.
 """
-import importlib
-import importlib.abc
-import importlib.util
 import sys
 
 _PLUGINS = b"/etc/xapi.d/plugins/"
@@ -32,17 +31,17 @@ def _in_plugin():
         return False
 
 
-def _teach(name, module):
+def _teach(module):
     if _DRIVERS not in sys.path:
         sys.path.append(_DRIVERS)
     try:
-        types = importlib.import_module("luksext_types")
+        import luksext_types
     except ImportError:
         return  # a removal that left this file behind must not break the plugins of others
-    getattr(types, _TEACHERS[name])(module)
+    getattr(luksext_types, _TEACHERS[module.__name__])(module)
 
 
-class _Loader(importlib.abc.Loader):
+class _Loader:
     """Loads as `loader` does, then teaches the module."""
 
     def __init__(self, loader):
@@ -53,26 +52,22 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module):
         self._loader.exec_module(module)
-        _teach(module.__name__, module)
+        _teach(module)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Finds what the finders after it find; the modules of `_TEACHERS` get our loader."""
 
-    def __init__(self):
-        self._searching = False
-
     def find_spec(self, name, path, target=None):
-        if name not in _TEACHERS or self._searching:
+        if name not in _TEACHERS:
             return None
-        self._searching = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._searching = False
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
-        return spec
+        others = (finder for finder in sys.meta_path if finder is not self)
+        for finder in others:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                spec.loader = _Loader(spec.loader)
+                return spec
+        return None
 
 
 if _in_plugin():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.lab.errors import LabError
 from tests.lab.machine import Machine
-from tests.storage.pool import NOTHING, Host, Sr, XeError
+from tests.storage.pool import NOTHING, Host, XeError
 
 PASSPHRASE = "correct horse battery staple"
 DATA = b"the salaries of everybody in the company\n" * 20_000

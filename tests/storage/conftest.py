@@ -56,7 +56,7 @@ def new_disk(machine: Machine) -> Iterator[Callable[..., Disk]]:
 
     yield add
     for disk in added:
-        if disk.name in machine._disks:
+        if disk.name in machine.disks:
             machine.remove_disk(disk.name)
         disk.path.unlink()
 
