@@ -92,26 +92,34 @@ class SR:
         """Merge one image into its parent; False when there is none to merge."""
         self.scan()
         for image in self.images.values():
-            parent = self.images.get(image.parent)
-            if parent is None or len(self.children(parent.uuid)) > 1:
+            if not self._is_only_child(image):
                 continue
             if image.hidden:
-                self._coalesce(image, parent)
+                self._coalesce(image)
                 return True
-            if parent.hidden and not self._is_attached(image.uuid):
-                self._coalesce_leaf(image, parent)
+            if self.images[image.parent].hidden and not self._is_attached(image.uuid):
+                self._coalesce_leaf(image)
                 return True
         return False
 
-    def _coalesce(self, image, parent):
+    def _is_only_child(self, image):
+        return image.parent in self.images and len(self.children(image.parent)) == 1
+
+    def _coalesce(self, image):
+        """Merge, then hang the children below; VMs go on using them, but for that moment."""
+        parent = self.images[image.parent]
         util.SMlog("GC: coalescing %s into %s" % (image.uuid, parent.uuid))
         vhdutil.coalesce(image.path)
         self.lock.acquire()
         try:
-            paused = self.leaves(image.uuid)
+            # VDIs may have come and gone meanwhile.
+            self.scan()
+            children = self.children(image.uuid)
+            paused = [leaf for child in children for leaf in self.leaves(child.uuid)
+                      if not self.images[leaf].hidden]
             for leaf in paused:
                 blktap2.VDI.tap_pause(self.session, self.uuid, leaf)
-            for child in self.children(image.uuid):
+            for child in children:
                 vhdutil.set_parent(child.path, parent.path)
             for leaf in paused:
                 blktap2.VDI.tap_unpause(self.session, self.uuid, leaf)
@@ -119,17 +127,24 @@ class SR:
         finally:
             self.lock.release()
 
-    def _coalesce_leaf(self, image, parent):
+    def _coalesce_leaf(self, image):
         """Merge a VDI that is not in use, and give the result the VDI's name."""
-        self.lock.acquire()
+        locks = [self.lock, lock.Lock("vdi", image.uuid)]
+        for held in locks:
+            held.acquire()
         try:
+            self.scan()
+            if self.images.get(image.uuid) != image or self._is_attached(image.uuid):
+                return
             util.SMlog("GC: leaf-coalescing %s" % image.uuid)
+            parent = self.images[image.parent]
             vhdutil.coalesce(image.path)
             vhdutil.set_hidden(parent.path, False)
             os.rename(parent.path, image.path)
             self._forget(parent.uuid)
         finally:
-            self.lock.release()
+            for held in reversed(locks):
+                held.release()
 
     def _is_attached(self, vdi_uuid):
         return blktap2.VDI.tap_status(self.session, vdi_uuid)
