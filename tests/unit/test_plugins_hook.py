@@ -186,3 +186,9 @@ def test_with_the_real_storage_manager_a_driver_plugin_gets_ours(real_sm):
 def test_with_the_real_storage_manager_a_collector_plugin_knows_our_type(real_sm):
     paths, line = real_sm
     assert run(paths, line("cleanup") + "\nprint(cleanup.normalizeType('luksext'))") == ["file"]
+
+
+def test_every_other_python_pays_for_no_import():
+    script = ("before = set(sys.modules)\nimport luksext_plugins\n"
+              "print(*sorted(set(sys.modules) - before))")
+    assert run([], script, "/usr/bin/tool", hook=False) == ["luksext_plugins"]
