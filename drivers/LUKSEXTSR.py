@@ -131,7 +131,6 @@ class LUKSEXTSR(EXTSR.EXTSR):
         # the class: SR.driver('ext') must go on finding the stock driver.
         self.handles = lambda type: type in (SR_TYPE, "ext")
 
-    @SR.deviceCheck
     @_explained
     def create(self, sr_uuid, size):
         """Makes containers, proves that they open by their binding, builds the ext SR inside.
@@ -140,18 +139,22 @@ class LUKSEXTSR(EXTSR.EXTSR):
         """
         with _Undo() as undo:
             undo.add(self._forget_recovery_secret)
-            wanted = containers.prepare(options.parse(self.dconf))
-            passphrase = self._recovery_passphrase()
-            self._check_devices(sr_uuid, wanted)
-            made = self._make_containers(sr_uuid, wanted, passphrase, undo)
-            undo.add(self._deactivate)
-            with self._working_inside(made):
-                super(LUKSEXTSR, self).create(sr_uuid, size)
-                super(LUKSEXTSR, self).detach(sr_uuid)
-            for container in made:
-                container.close()
-            self._record(made)
+            self._create(sr_uuid, size, undo)
             undo.forget()
+
+    @SR.deviceCheck
+    def _create(self, sr_uuid, size, undo):
+        wanted = containers.prepare(options.parse(self.dconf))
+        passphrase = self._recovery_passphrase()
+        self._check_devices(sr_uuid, wanted)
+        made = self._make_containers(sr_uuid, wanted, passphrase, undo)
+        undo.add(self._deactivate)
+        with self._working_inside(made):
+            super(LUKSEXTSR, self).create(sr_uuid, size)
+            super(LUKSEXTSR, self).detach(sr_uuid)
+        for container in made:
+            container.close()
+        self._record(made)
         if passphrase is not None:
             # The secret that the PBD names stays until the first attach can remove its name too.
             self._destroy_secrets(passphrase.decode("utf-8"), keep=self._secrets_in_use())

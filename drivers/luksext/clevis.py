@@ -51,8 +51,13 @@ def check_tools(pin: Pin) -> None:
     for leaf in [pin, *leaves(pin)]:
         if leaf.name not in installed:
             raise OptionInvalid("pin", leaf.name, " or ".join(installed))
-        if leaf.name == "tpm2" and shutil.which("clevis-pin-tpm2", path=PATH) is None:
-            require("tpm2_createprimary")
+        _require_tools_of(leaf)
+
+
+def _require_tools_of(leaf: Pin) -> None:
+    require("clevis", "jose")
+    if leaf.name == "tpm2" and shutil.which("clevis-pin-tpm2", path=PATH) is None:
+        require("tpm2_createprimary", "tpm2_load", "tpm2_unseal")
 
 
 def seal(pin: Pin, key: bytes) -> str:
@@ -74,7 +79,7 @@ def seal(pin: Pin, key: bytes) -> str:
 def unseal(jwe: str) -> bytes:
     """The key in `jwe`.
 
-    Raises a child of UnlockRefused that names the cause.
+    Raises ToolMissing, or a child of UnlockRefused that names the cause.
     """
     if not _JWE.match(jwe):
         raise PinRefuses("unknown", "the sealed key in the header is damaged")
@@ -130,6 +135,8 @@ def _sealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
 
 
 def _unsealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
+    for leaf in _sealed_leaves(pin):
+        _require_tools_of(leaf)
     found = [_state_of(leaf) or _refusal_of(leaf, error) for leaf in _sealed_leaves(pin)]
     if len(found) == 1:
         return found[0]

@@ -15,7 +15,7 @@ from luksext import clevis, cryptsetup, devices, header
 from luksext.cryptsetup import Format
 from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
-                            Unsupported, UnlockRefused, open_by_hand)
+                            ToolMissing, Unsupported, UnlockRefused, open_by_hand)
 from luksext.generation import GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of
 from luksext.header import Header
 from luksext.options import CIPHERS, Options
@@ -134,17 +134,17 @@ class LuksContainer:
         bindings = self.generation.bindings(self.device, self.header)
         if not bindings:
             raise NoBinding(self.device, self.uuid)
-        refusals = []
+        refusals: List[LuksError] = []
         for binding in bindings:
             try:
                 key = clevis.unseal(binding.jwe)
                 cryptsetup.open_device(self.device, "luks-" + self.uuid, binding.slot, key, discard)
                 return
-            except UnlockRefused as refusal:
+            except (UnlockRefused, ToolMissing) as refusal:
                 refusals.append(refusal)
         raise self._explained(refusals)
 
-    def _explained(self, refusals: List[UnlockRefused]) -> UnlockRefused:
+    def _explained(self, refusals: List[LuksError]) -> LuksError:
         """One refusal that names this device and the way in that is left."""
         refusal = refusals[0]
         if len(refusals) > 1:

@@ -31,6 +31,10 @@ PRIVATE_DIR = "/run/luksext"
 
 PACKAGES = {
     "clevis": "clevis clevis-luks",
+    "jose": "jose",
+    "tpm2_createprimary": "tpm2-tools",
+    "tpm2_load": "tpm2-tools",
+    "tpm2_unseal": "tpm2-tools",
     "luksmeta": "luksmeta",
     "wipefs": "util-linux",
     "dmsetup": "device-mapper",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
 from tests.lab.disks import Disk
 from tests.lab.machine import Machine
@@ -34,9 +35,22 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A running machine with a TPM and no disks."""
-    with Machine("xcp", tmp_path_factory.mktemp("xcp"), sm=real_sm()) as machine:
+    folder = tmp_path_factory.mktemp("xcp")
+    answers = folder / "state/var/log/xapi-answers"
+    answers.mkdir(parents=True)
+    with Machine("xcp", folder, sm=real_sm(), cpus=1) as machine:
         machine.start()
         yield machine
+    check_answers(answers)
+
+
+def check_answers(folder: Path) -> None:
+    """Every answer that a driver gave to XAPI is of the form that XAPI reads."""
+    schema = etree.RelaxNG(etree.parse(Path(__file__).parent / "answers.rng"))
+    answers = list(folder.iterdir())
+    assert answers, "no answer was kept"
+    for answer in answers:
+        schema.assertValid(etree.parse(answer))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +63,7 @@ def new_disk(machine: Machine) -> Iterator[Callable[..., Disk]]:
     """Adds fresh disks, and takes them out after the test."""
     added: list[Disk] = []
 
-    def add(size: str = "512M", **blocks: int) -> Disk:
+    def add(size: str = "256M", **blocks: int) -> Disk:
         disk = machine.add_disk(f"disk{next(_serial)}", size, **blocks)
         added.append(disk)
         return disk

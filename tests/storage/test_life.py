@@ -17,7 +17,7 @@ PATTERN = b"written by a VM, not to be found on the disk " * 1024
 
 @pytest.fixture(scope="module")
 def disk(machine: Machine) -> Disk:
-    return machine.add_disk("life", "512M")
+    return machine.add_disk("life", "256M")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_create_leaves_the_sr_plugged_with_a_size(plugged: Sr) -> None:
     size = int(plugged.host.xe("sr-param-get", uuid=plugged.uuid, param_name="physical-size"))
     used = int(plugged.host.xe("sr-param-get", uuid=plugged.uuid,
                                param_name="physical-utilisation"))
-    assert size > 300 << 20
+    assert size > 150 << 20
     assert used > 0
 
 
@@ -92,7 +92,7 @@ def test_probe_finds_the_locked_sr(plugged: Sr) -> None:
     (found,) = ElementTree.fromstring(listing).findall("SR")
     assert found.findtext("UUID") == plugged.uuid
     assert found.findtext("Devlist") == plugged.device
-    assert int(found.findtext("size")) == (512 - 16) << 20
+    assert int(found.findtext("size")) == (256 - 16) << 20
     assert plugged.host.left_open() == NOTHING
 
 

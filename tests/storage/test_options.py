@@ -16,7 +16,7 @@ from tests.storage.pool import Host
 ])
 def test_cipher_and_key_size(host: Host, disk: Disk, options: dict[str, str],
                              expected: str) -> None:
-    sr = host.create_sr(disk, **options)
+    sr = host.create_unbound_sr(disk, **options)
     assert expected in host.sh(f"dmsetup table luks-{sr.containers()[0]}")
     sr.destroy()
 
@@ -24,7 +24,7 @@ def test_cipher_and_key_size(host: Host, disk: Disk, options: dict[str, str],
 @pytest.mark.parametrize(("discard", "passed"), [("false", False), ("true", True)])
 def test_discard_reaches_the_disk_only_when_asked_for(host: Host, disk: Disk, discard: str,
                                                       passed: bool) -> None:
-    sr = host.create_sr(disk, discard=discard)
+    sr = host.create_unbound_sr(disk, discard=discard)
     mapping = f"luks-{sr.containers()[0]}"
     assert ("allow_discards" in host.sh(f"dmsetup table {mapping}")) is passed
     sr.destroy()

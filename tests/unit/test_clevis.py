@@ -108,7 +108,8 @@ def test_the_tpm2_pin_needs_tpm2_tools(programs):
     install(programs, "clevis", "jose", "clevis-encrypt-tpm2")
     with pytest.raises(ToolMissing, match="tpm2_createprimary"):
         clevis.check_tools(Pin("tpm2", {}))
-    programs.add("tpm2_createprimary")
+    for name in ("tpm2_createprimary", "tpm2_load", "tpm2_unseal"):
+        programs.add(name)
     clevis.check_tools(Pin("tpm2", {}))
 
 
@@ -203,7 +204,16 @@ def refusal(sealed):
 @pytest.fixture
 def clevis_fails(programs):
     programs.add("clevis", "$helpers/cat $log.stdin; echo 'it said' no. >&2; exit 1")
+    for name in ("jose", "tpm2_createprimary", "tpm2_load", "tpm2_unseal"):
+        programs.add(name)
     return programs
+
+
+@pytest.mark.parametrize("program", ["jose", "tpm2_createprimary", "tpm2_load", "tpm2_unseal"])
+def test_a_missing_program_is_not_said_to_be_a_refusal(clevis_fails, tpm_works, program):
+    (clevis_fails.folder / program).unlink()
+    with pytest.raises(ToolMissing, match=program):
+        clevis.unseal(jwe("tpm2", {}))
 
 
 def test_without_tpm_unsealing_says_so(clevis_fails, no_tpm):
@@ -225,6 +235,7 @@ def test_a_tpm_in_order_that_says_no_has_other_pcrs_or_is_another(clevis_fails, 
 def test_a_tpm_that_is_too_slow_is_not_said_to_refuse(programs, tpm_works, monkeypatch):
     monkeypatch.setattr(clevis, "DEADLINE", 0.3)
     programs.add("clevis", "exec $helpers/sleep 60")
+    install(programs, "jose", "tpm2_createprimary", "tpm2_load", "tpm2_unseal")
     slow = refusal(jwe("tpm2", {}))
     assert isinstance(slow, PinRefuses)
     assert "did not end within 0.3 seconds" in str(slow)

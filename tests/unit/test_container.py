@@ -169,6 +169,7 @@ def test_a_container_without_binding_says_how_to_open_it_by_hand(host):
 
 def test_a_refusal_names_the_device_and_the_way_in_by_hand(host, programs):
     found = host.container()
+    programs.add("jose")
     programs.add("clevis", "echo no chance >&2; exit 1")
     with pytest.raises(PinRefuses) as refusal:
         found.open(RECORD, discard=False)
@@ -185,6 +186,7 @@ def two_bindings():
 
 
 def test_when_one_binding_refuses_the_next_is_tried(host, programs):
+    programs.add("jose")
     programs.add("clevis", "read -r jwe <$log.stdin; "
                            "case $jwe in first*) exit 1; esac; printf key-$jwe")
     found = host.container(two_bindings())
@@ -193,6 +195,7 @@ def test_when_one_binding_refuses_the_next_is_tried(host, programs):
 
 
 def test_when_all_bindings_refuse_every_reason_is_told(host, programs):
+    programs.add("jose")
     programs.add("clevis", "read -r jwe <$log.stdin; echo no to ${jwe%%.*} >&2; exit 1")
     with pytest.raises(PinRefuses, match=r"(?s)no to first.*no to second"):
         host.container(two_bindings()).open(RECORD, discard=False)

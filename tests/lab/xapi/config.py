@@ -28,6 +28,8 @@ class Config:
     db_file: Path = Path("/var/lib/xcp/state.json")
     attached_file: Path = Path("/var/run/nonpersistent/xapi/storage.json")
     log_file: Path = Path("/var/log/xensource.log")
+    #: Where raw answers of drivers are kept, if it exists.
+    answers_dir: Path = Path("/var/log/xapi-answers")
     #: What clients connect to; a link when it differs from where the socket can live.
     socket: Path = Path("/var/lib/xcp/xapi")
     socket_target: Path = Path("/run/lab/xapi.socket")

@@ -34,7 +34,9 @@ class Core:
         self.sessions = Sessions(self.db)
         self.tasks = Tasks(self.db)
         self.secrets = Secrets(self.db, self.log)
-        self.driver = Driver(self.db, self.log, self.sessions, self.tasks)
+        self.driver = Driver(
+            self.db, self.log, self.sessions, self.tasks, config.answers_dir
+        )
         self.registry = Registry(config, self.db, self.log, self.driver)
         self.operations = Operations(self.db, self.registry)
         self.attached = AttachedTable(config.attached_file)
