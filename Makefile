@@ -25,7 +25,7 @@ unit: $(VENV)/ready
 	tools/unit-tests $(VENV)/bin/python
 
 storage: $(VENV)/ready
-	$(VENV)/bin/python -m pytest tests/storage
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 20 tests/storage
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python -m tests.lab.demo

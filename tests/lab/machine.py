@@ -154,7 +154,7 @@ class Machine:
         try:
             self._boot(boot_image)
         except LabError as error:
-            # An emulated guest was seen to stop early in its kernel, about once in a hundred boots.
+            # An emulated guest was seen to stop early in its kernel, for a reason not found.
             print(f"lab: power-cycling {self.name} once: {error}", file=sys.stderr)
             self.power_cut()
             self._boot(boot_image)
