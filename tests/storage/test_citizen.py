@@ -164,6 +164,27 @@ def test_vdi_operations_run_no_program_more_than_on_ext(sr: Sr, ext_sr: Sr) -> N
         assert len(names) <= len(on_ext[operation]), (operation, names, on_ext[operation])
 
 
+@pytest.mark.parametrize("undone", [
+    "umount {mount}",
+    "umount {mount} && vgchange -an {vg}",
+    "umount {mount} && vgchange -an {vg} && cryptsetup close {mapping}",
+])
+def test_unplug_completes_from_every_state(sr: Sr, undone: str) -> None:
+    names = {"mount": sr.mount, "vg": f"XSLocalEXT-{sr.uuid}",
+             "mapping": f"luks-{sr.containers()[0]}"}
+    sr.host.sh(undone.format(**names))
+    sr.unplug()
+    assert sr.uuid not in str(sr.host.left_open())
+    assert names["mapping"] not in str(sr.host.left_open())
+    sr.plug()
+
+
+def test_the_serial_number_of_the_disk_is_recorded(sr: Sr) -> None:
+    """Other SRs refuse the disk by it; the ext driver alone would record none of the mapping."""
+    serial = sr.host.sh(f"/usr/lib/udev/scsi_id -g --device {sr.device}").strip()
+    assert sr.config("sm-config", "devserial") == f"scsi-{serial}"
+
+
 def test_stock_ext_goes_on_as_before(ext_sr: Sr, new_disk: Callable[..., Disk]) -> None:
     uuid = ext_sr.create_vdi()
     ext_sr.host.xe("vdi-destroy", uuid=uuid)

@@ -21,6 +21,14 @@ def test_cipher_and_key_size(host: Host, disk: Disk, options: dict[str, str],
     sr.destroy()
 
 
+def test_the_image_format_is_chosen_as_on_ext(host: Host, disk: Disk) -> None:
+    sr = host.create_unbound_sr(disk, preferred_image_formats="vhd")
+    vdi = sr.create_vdi()
+    assert vdi + ".vhd" in host.sh(f"ls {sr.mount}")
+    host.xe("vdi-destroy", uuid=vdi)
+    sr.destroy()
+
+
 @pytest.mark.parametrize(("discard", "passed"), [("false", False), ("true", True)])
 def test_discard_reaches_the_disk_only_when_asked_for(host: Host, disk: Disk, discard: str,
                                                       passed: bool) -> None:
