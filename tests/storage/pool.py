@@ -159,7 +159,8 @@ class Host:
         return Sr(self, sr.uuid, device)
 
     def write_vdi(self, vdi: str, data: bytes) -> None:
-        """Import raw data into a VDI, through its data path."""
+        """Import raw data into a VDI, through its data path, which takes whole sectors."""
+        data = data.ljust(-(-len(data) // 512) * 512, b"\0")
         with tempfile.NamedTemporaryFile() as file:
             file.write(data)
             file.flush()
