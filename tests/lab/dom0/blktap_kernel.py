@@ -3,11 +3,13 @@
 
 SM wants a block device at DEVICES/tapdevN whose major number /proc/devices calls "tapdev", and an
 attribute of the device's in sysfs that it can write. Neither can be had by asking the kernel, so
-both places are covered: an overlay over /sys/class, a changed copy over /proc/devices.
+both places are covered: /sys/class by a folder that has one entry more, and in which each class is
+bound from the real one, so that devices go on appearing there; /proc/devices by a changed copy.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import subprocess
@@ -19,6 +21,10 @@ NBD_MAJOR = 43
 SYS_CLASS = Path("/sys/class")
 CLASS = SYS_CLASS / "blktap2"
 SCRATCH = Path("/run/lab/blktap")
+
+_MS_BIND = 0x1000
+_MS_REC = 0x4000
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def make_device(minor: int) -> Path:
@@ -43,12 +49,22 @@ def remove_device(minor: int) -> None:
 def _cover() -> None:
     """Load nbd with one minor number per disk, and cover the two places."""
     subprocess.run(["modprobe", "nbd", "max_part=0"], check=True)
-    upper, work = SCRATCH / "upper", SCRATCH / "work"
-    for folder in (upper / "blktap2", work):
-        folder.mkdir(parents=True)
-    options = f"lowerdir={SYS_CLASS},upperdir={upper},workdir={work}"
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "blktap", str(SYS_CLASS)], check=True)
+    classes = SCRATCH / "class"
+    (classes / "blktap2").mkdir(parents=True)
+    # A folder becomes a mount, as what is mounted below it comes along only from a mount.
+    _mount(classes, classes, _MS_BIND)
+    for real in SYS_CLASS.iterdir():
+        (classes / real.name).mkdir()
+        _mount(real, classes / real.name, _MS_BIND)
+    _mount(classes, SYS_CLASS, _MS_BIND | _MS_REC)
     devices = SCRATCH / "devices"
     listed = Path("/proc/devices").read_text()
     devices.write_text(listed.replace(f" {NBD_MAJOR} nbd\n", f"{NBD_MAJOR} tapdev\n"))
-    subprocess.run(["mount", "--bind", str(devices), "/proc/devices"], check=True)
+    _mount(devices, Path("/proc/devices"), _MS_BIND)
+
+
+def _mount(source: Path, target: Path, flags: int) -> None:
+    """mount(2), without a program for each of the many classes."""
+    if _libc.mount(os.fsencode(source), os.fsencode(target), None, flags, None):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), str(target))
