@@ -10,14 +10,14 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import sys
 import xml.etree.ElementTree as ElementTree
 
-# SM also loads this file from other programs, whose path does not lead here.
-_HERE = os.path.dirname(os.path.realpath(__file__))
-if _HERE not in sys.path:
-    sys.path.append(_HERE)
+# SM also loads this file from other programs, whose path does not lead here, and in version 4
+# without a __file__ that would tell where this is.
+_INSTALLED = "/opt/xensource/sm"
+if _INSTALLED not in sys.path:
+    sys.path.append(_INSTALLED)
 
 # pylint: disable=wrong-import-position
 from luksext import container as containers  # noqa: E402

@@ -649,3 +649,13 @@ def test_the_key_is_in_no_log(lab):
     created(lab)[0].attach(SR)
     assert "sealed-secret" not in str(lab.notes)
     assert clevis.unseal("a.b.c.d.e") == b"sealed-secret"
+
+
+def test_it_loads_without_a_file_name(lab):
+    """As the storage manager 4.x loads it for a VDI: a bare module has no __file__."""
+    path = os.path.join(os.path.dirname(__file__), "..", "..", "drivers", "LUKSEXTSR.py")
+    with open(path) as source:
+        code = compile(source.read(), path, "exec")
+    module = {"__name__": "LUKSEXTSR"}
+    exec(code, module)
+    assert module["DRIVER_INFO"]["required_api_version"] == "1.0"
