@@ -11,7 +11,12 @@ PYTHON_SITE ?= $(shell python3 -c "import sysconfig; print(sysconfig.get_path('p
 
 PYTHON ?= python3
 VENV = .venv
+
+ifeq ($(SM),)
+unexport SM
+else
 export SM
+endif
 
 .PHONY: test unit storage demo lint install uninstall tools clean
 

@@ -28,9 +28,11 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def join(address: str) -> socket.socket:
-    """Enter the queue."""
+    """Enter the queue; a server that has its socket may not listen yet."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.connect(address)
+    deadline = time.monotonic() + 10
+    while client.connect_ex(address) and time.monotonic() < deadline:
+        time.sleep(0.01)
     client.settimeout(5)
     return client
 
