@@ -21,6 +21,9 @@ from tests.lab.xapi.cli.client import SOCKET
 
 VDI_SIZE = 8 * 1024 * 1024
 
+# What Host.left_open says of a host where nothing is.
+NOTHING = {"mappings": "", "mounts": ""}
+
 
 class XeError(Exception):
     """`xe` failed: `text` is all that it printed."""
@@ -62,6 +65,17 @@ class Sr:
 
     def plug(self) -> None:
         self.host.xe("pbd-plug", uuid=self.pbd)
+
+    def refused(self) -> XeError:
+        """The error of a pbd-plug that must fail; that it names the SR and left nothing behind."""
+        try:
+            self.plug()
+        except XeError as error:
+            assert self.host.left_open() == NOTHING
+            assert not self.attached
+            assert self.uuid in error.text
+            return error
+        raise AssertionError("pbd-plug did not fail")
 
     def unplug(self) -> None:
         self.host.xe("pbd-unplug", uuid=self.pbd)
@@ -188,6 +202,3 @@ class Host:
         self.sh(f"sync; blockdev --flushbufs {disk.by_id}")
         with disk.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-NOTHING = {"mappings": "", "mounts": ""}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.disks import Disk
 from tests.lab.machine import Machine
-from tests.storage.pool import NOTHING, Host, Sr, XeError
+from tests.storage.pool import Host, Sr
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,6 @@ def sr(host: Host, shared_disk: Disk, luks_version: str) -> Iterator[Sr]:
     sr.destroy()
 
 
-def refused(sr: Sr) -> XeError:
-    """The error of pbd-plug, after a check that it left nothing behind."""
-    with pytest.raises(XeError) as caught:
-        sr.plug()
-    assert sr.host.left_open() == NOTHING
-    assert not sr.attached
-    assert sr.uuid in caught.value.text
-    return caught.value
-
-
 @pytest.fixture
 def restored(sr: Sr, shared_disk: Disk) -> Iterator[Disk]:
     """The SR's disk; its header area is put back after the test."""
@@ -48,7 +38,7 @@ def restored(sr: Sr, shared_disk: Disk) -> Iterator[Disk]:
 def test_a_zeroed_header_is_named_and_nothing_is_formatted(sr: Sr, restored: Disk) -> None:
     sr.host.sh(f"dd if=/dev/zero of={restored.by_id} bs=1M count=16 conv=fsync status=none")
     before = sr.host.fingerprint(restored)
-    error = refused(sr)
+    error = sr.refused()
     assert error.code == 6220
     assert "luksHeaderRestore" in error.text
     assert sr.host.fingerprint(restored) == before
@@ -62,7 +52,7 @@ def test_a_damaged_header_is_named(sr: Sr, restored: Disk, luks_version: str) ->
         for offset in (5000, 0x4000 + 5000):
             sr.host.sh(f"printf '\\377' | dd of={restored.by_id} bs=1 seek={offset} conv=fsync")
         expected = {6221}
-    assert refused(sr).code in expected
+    assert sr.refused().code in expected
 
 
 def test_a_damaged_first_copy_of_the_header_still_opens(sr: Sr, restored: Disk,
@@ -77,7 +67,7 @@ def test_a_damaged_first_copy_of_the_header_still_opens(sr: Sr, restored: Disk,
 def test_another_container_in_its_place_is_not_opened(sr: Sr, restored: Disk) -> None:
     sr.host.sh(f"cryptsetup luksUUID --batch-mode --uuid "
                f"11111111-2222-3333-4444-555555555555 {restored.by_id}")
-    assert refused(sr).code == 6222
+    assert sr.refused().code == 6222
 
 
 def test_a_container_without_binding(sr: Sr, restored: Disk, luks_version: str) -> None:
@@ -85,7 +75,7 @@ def test_a_container_without_binding(sr: Sr, restored: Disk, luks_version: str) 
         sr.host.sh(f"luksmeta wipe -f -d {restored.by_id} -s 0")
     else:
         sr.host.sh(f"cryptsetup token remove --token-id 0 {restored.by_id}")
-    error = refused(sr)
+    error = sr.refused()
     assert error.code == 6230
     assert "cryptsetup open" in error.text
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.machine import Machine
-from tests.storage.pool import NOTHING, Host, Sr, XeError
+from tests.storage.pool import Host, Sr
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +23,10 @@ def sr(host: Host, machine: Machine) -> Iterator[Sr]:
     sr.destroy()
 
 
-def refused(sr: Sr) -> XeError:
-    """The error of pbd-plug, after a check that it left nothing behind."""
-    with pytest.raises(XeError) as caught:
-        sr.plug()
-    assert sr.host.left_open() == NOTHING
-    assert not sr.attached
-    assert sr.uuid in caught.value.text
-    return caught.value
-
-
 def test_the_tpm_in_lockout(sr: Sr) -> None:
     sr.host.machine.lock_out_tpm()
     try:
-        error = refused(sr)
+        error = sr.refused()
     finally:
         sr.host.machine.clear_lockout()
     assert error.code == 6233
@@ -50,7 +40,7 @@ def test_a_missing_tool_is_named_with_its_package(sr: Sr, program: str) -> None:
     path = sr.host.sh(f"command -v {program}").strip()
     sr.host.sh(f"mv {path} {path}.away")
     try:
-        error = refused(sr)
+        error = sr.refused()
     finally:
         sr.host.sh(f"mv {path}.away {path}")
     assert error.code == 6203
@@ -63,7 +53,7 @@ def test_a_hung_clevis_ends_as_an_error(sr: Sr) -> None:
     sr.host.sh(f"mv {path} {path}.away")
     sr.host.machine.put(path, b"#!/bin/sh\nsleep 1000\n", 0o755)
     try:
-        error = refused(sr)
+        error = sr.refused()
     finally:
         sr.host.sh(f"mv {path}.away {path}")
     assert error.code in (6235, 6238)
@@ -74,7 +64,7 @@ def test_a_hung_clevis_ends_as_an_error(sr: Sr) -> None:
 def test_a_changed_pcr_is_refused_until_the_next_boot(sr: Sr) -> None:
     machine = sr.host.machine
     machine.extend_pcr(16)
-    error = refused(sr)
+    error = sr.refused()
     assert error.code == 6234
     assert "PCRs 7,16" in error.text
     assert "cryptsetup open" in error.text
