@@ -109,14 +109,18 @@ def leaves(pin: Pin) -> Iterator[Pin]:
             yield from leaves(Pin(name, config))
 
 
+def shares(pin: Pin) -> List[Pin]:
+    """The pins among which a sealed key of the pin sss is shared: it keeps their JWEs."""
+    jwes = pin.config.get("jwe")
+    return [describe(str(jwe)) for jwe in jwes] if isinstance(jwes, list) else []
+
+
 def _sealed_leaves(pin: Pin) -> Iterator[Pin]:
-    # In a sealed key, sss keeps its shares as JWEs under "jwe".
     if pin.name != "sss":
         yield pin
         return
-    shares = pin.config.get("jwe")
-    for jwe in shares if isinstance(shares, list) else []:
-        yield from _sealed_leaves(describe(str(jwe)))
+    for share in shares(pin):
+        yield from _sealed_leaves(share)
 
 
 def _base64url(text: str) -> bytes:

@@ -35,6 +35,8 @@ PACKAGES = {
     "tpm2_createprimary": "tpm2-tools",
     "tpm2_load": "tpm2-tools",
     "tpm2_unseal": "tpm2-tools",
+    "tpm2_pcrread": "tpm2-tools",
+    "tpm2_pcrlist": "tpm2-tools",
     "luksmeta": "luksmeta",
     "wipefs": "util-linux",
     "dmsetup": "device-mapper",
