@@ -25,9 +25,9 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from . import disks, host, image, qemu, staging, swtpm
+from . import disks, host, image, qemu, staging, swtpm, uefi
 from .disks import Disk
 from .errors import LabError
 from .guest import Guest, Result, Terminal
@@ -90,12 +90,14 @@ class Machine:
         memory_mib: int = 1024,
         cpus: int = 2,
         tpm: bool = True,
+        firmware: Literal["bios", "uefi"] = "bios",
     ) -> None:
         """Describe a machine; nothing runs yet.
 
         `name` is its hostname, from which its identity follows. `folder` holds all it keeps, and
         a machine made again on the same folder goes on where the last one stopped. `sm` is a
-        checkout of a real SM, None takes the lab's own.
+        checkout of a real SM, None takes the lab's own. UEFI firmware measures the boot into the
+        TPM and has variables, which are kept; it starts much more slowly.
         """
         self.name = name
         self.folder = folder.resolve()
@@ -104,6 +106,7 @@ class Machine:
         self._sm = sm
         self._memory_mib = memory_mib
         self._cpus = cpus
+        self._firmware = firmware
         self._process: subprocess.Popen[bytes] | None = None
         self._tpm_process: subprocess.Popen[bytes] | None = None
         self._guest: Guest | None = None
@@ -324,6 +327,7 @@ class Machine:
             disks=list(self._disks.values()),
             http_port=self.http_port,
             console_log=self.console_log,
+            uefi_variables=uefi.variables(self.folder) if self._firmware == "uefi" else None,
         )
         self._process = spawn(argv, self._qemu_log, [end.fileno() for end in theirs])
         _running.add(self)

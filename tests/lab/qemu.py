@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import uefi
 from .disks import Disk
 from .guestd import PORT
 from .image import Image
@@ -61,15 +62,18 @@ def command(
     disks: Sequence[Disk],
     http_port: int,
     console_log: Path,
+    uefi_variables: Path | None = None,
 ) -> list[str]:
     """Return the command line of a guest.
 
-    `disks` are its SCSI targets 0, 1, …, which the guest's init brings up in this order.
+    `disks` are its SCSI targets 0, 1, …, which the guest's init brings up in this order. With a
+    file of `uefi_variables` its firmware is UEFI.
     """
     words = [*_KERNEL_WORDS, f"lab.hostname={hostname}", f"lab.disks={len(disks)}"]
     argv = [
-        *_machine(accelerator), "-m", f"{memory_mib}M", "-smp", str(cpus),
-        "-kernel", str(image.vmlinux), "-initrd", str(image.initramfs), "-append", " ".join(words),
+        *_machine(accelerator, smm=uefi_variables is not None),
+        *_firmware(image, uefi_variables), "-m", f"{memory_mib}M", "-smp", str(cpus),
+        "-initrd", str(image.initramfs), "-append", " ".join(words),
         "-chardev", f"file,id=console,path={_escape(console_log)},append=on",
         "-serial", "chardev:console",
         "-chardev", f"socket,id=qmp,fd={sockets.qmp}", "-mon", "chardev=qmp,mode=control",
@@ -116,8 +120,8 @@ def _kvm_boots(image: Image) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         console = Path(scratch, "console")
         argv = [
-            *_machine("kvm"), "-m", "256M", "-serial", f"file:{console}",
-            "-kernel", str(image.vmlinux), "-append", "console=ttyS0 panic=-1",
+            *_machine("kvm", smm=False), *_firmware(image, None), "-m", "256M",
+            "-serial", f"file:{console}", "-append", "console=ttyS0 panic=-1",
         ]  # fmt: skip
         try:
             # Without a root it panics and, by panic=-1, restarts at once: so QEMU ends.
@@ -127,14 +131,21 @@ def _kvm_boots(image: Image) -> bool:
         return console.exists() and b"Kernel panic" in console.read_bytes()
 
 
-def _machine(accelerator: str) -> list[str]:
+def _machine(accelerator: str, *, smm: bool) -> list[str]:
     accelerators = {"kvm": ["kvm", "host"], "tcg": ["tcg,thread=multi", "max"]}
     accel, cpu = accelerators[accelerator]
-    argv = [
+    return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-        "-M", "q35,smm=off,vmport=off,usb=off", "-accel", accel, "-cpu", cpu,
+        "-M", f"q35,smm={'on' if smm else 'off'},vmport=off,usb=off", "-accel", accel, "-cpu", cpu,
     ]  # fmt: skip
-    return [*argv, "-bios", str(_QBOOT)] if _QBOOT.exists() else argv
+
+
+def _firmware(image: Image, uefi_variables: Path | None) -> list[str]:
+    """Return the options for the firmware and for the kernel in the form that it starts."""
+    if uefi_variables is not None:
+        return [*uefi.flash(uefi_variables), "-kernel", str(uefi.kernel(image.root))]
+    bios = ["-bios", str(_QBOOT)] if _QBOOT.exists() else []
+    return [*bios, "-kernel", str(image.vmlinux)]
 
 
 def _read_only_disk(name: str, image: Path) -> list[str]:
