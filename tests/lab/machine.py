@@ -17,6 +17,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -248,6 +249,19 @@ class Machine:
             self._unplug(disk)
         del self._disks[name]
         self._save()
+        return disk
+
+    def grow_disk(self, name: str, size: str) -> Disk:
+        """Enlarge a disk to `size`, like "1G"; the running guest's kernel is not told."""
+        disk = self._disk(name)
+        length = disks.parse_size(size)
+        if length < disk.path.stat().st_size:
+            raise LabError(f"The disk '{name}' of {self.name} is larger than {size} already.")
+        if self.running:
+            self._monitor().execute(
+                "block_resize", **{"node-name": disk.device_id, "size": length})
+        else:
+            os.truncate(disk.path, length)
         return disk
 
     def move_disk(self, name: str, other: Machine) -> Disk:

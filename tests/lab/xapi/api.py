@@ -21,6 +21,7 @@ from .schema import CLASSES, Field
 from .smapi import Smapi
 from .storage import Storage
 from .vdi import Vdis
+from .vm import Vms
 
 Method = Callable[..., Any]
 
@@ -41,7 +42,7 @@ class Api:
 
     def _method_table(self, vdis: Vdis, messages: Messages) -> dict[str, Method]:
         storage, datapath, db = self.storage, self.datapath, self.core.db
-        events, tasks = Events(self.core), self.core.tasks
+        events, tasks, vms = Events(self.core), self.core.tasks, Vms(self.core)
         return {
             "SR.create": storage.sr_create,
             "SR.introduce": storage.sr_introduce,
@@ -65,6 +66,8 @@ class Api:
             "VDI.forget": vdis.forget,
             "VDI.db_introduce": vdis.db_introduce,
             "VDI.db_forget": vdis.db_forget,
+            "VM.create": vms.create,
+            "VM.destroy": vms.destroy,
             "VBD.create": datapath.vbd_create,
             "VBD.plug": datapath.vbd_plug,
             "VBD.unplug": datapath.vbd_unplug,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The data path of a VDI in dom0: VBDs, and the import and export of raw contents."""
+"""VBDs, their data path in dom0, and the import and export of raw contents."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -26,9 +27,22 @@ class Datapath:
     # VBD -------------------------------------------------------------------------------------
 
     def vbd_create(self, _context: Context, record: dict[str, Any]) -> str:
-        """VBD.create: a row."""
-        self._core.db.record("VDI", record["VDI"])
-        return self._core.db.create("VBD", {"type": "Disk", "mode": "RW", **record})
+        """VBD.create: a row. One VBD for each place in the VM (xapi_vbd.ml)."""
+        vdi = self._core.db.record("VDI", record["VDI"])
+        given = {"type": "Disk", "mode": "RW", "userdevice": "autodetect", **record}
+        if given["mode"] == "RW" and vdi["read_only"]:
+            raise ApiError("VDI_READONLY", record["VDI"])
+        given["userdevice"] = self._place(record["VM"], given["userdevice"])
+        return self._core.db.create("VBD", given)
+
+    def _place(self, vm: str, wanted: str) -> str:
+        vbds = self._core.db.get("VM", vm, "VBDs")
+        taken = {self._core.db.get("VBD", vbd, "userdevice") for vbd in vbds}
+        if wanted == "autodetect":
+            return next(place for place in map(str, itertools.count()) if place not in taken)
+        if wanted in taken:
+            raise ApiError("DEVICE_ALREADY_EXISTS", wanted)
+        return wanted
 
     def vbd_plug(self, _context: Context, vbd: str) -> None:
         """VBD.plug in dom0: vdi_attach and vdi_activate; `device` becomes what they gave."""
@@ -38,6 +52,9 @@ class Datapath:
         record = self._core.db.record("VBD", vbd)
         if record["currently_attached"]:
             raise ApiError("DEVICE_ALREADY_ATTACHED", vbd)
+        power_state = self._core.db.get("VM", record["VM"], "power_state")
+        if power_state != "Running":
+            raise ApiError("VM_BAD_POWER_STATE", record["VM"], "Running", power_state)
         self._smapi.attached_pbd(self._core.db.get("VDI", record["VDI"], "SR"))
         try:
             answer = self._smapi.open(record["VDI"], record["mode"] == "RW")

@@ -111,9 +111,10 @@ class Host:
     def _resynchronise(self) -> None:
         """currently_attached := the SR is in the table, which a reboot has emptied."""
         db = self._core.db
-        for vbd in db.refs("VBD"):
-            # Data paths are not reconnected: what used them ended with the emulator.
-            db.destroy("VBD", vbd)
+        for vbd, record in db.records("VBD").items():
+            # Dom0's data paths are not reconnected: what used them ended with the emulator.
+            if db.get("VM", record["VM"], "is_control_domain"):
+                db.destroy("VBD", vbd)
         for pbd, record in db.records("PBD").items():
             attached = db.get("SR", record["SR"], "uuid") in self._core.attached
             db.set("PBD", pbd, "currently_attached", attached)
@@ -156,6 +157,7 @@ class Host:
     def _scan_for_ever(self) -> None:
         while not self._stopping.wait(self._interval()):
             self.scan_all()
+            self.collect_vbds()
             self._core.db.flush()
 
     def _interval(self) -> float:
@@ -173,6 +175,13 @@ class Host:
             other_config = self._core.db.get("SR", pbd["SR"], "other_config")
             if other_config.get("auto-scan") == "true" or "dirty" in other_config:
                 self._try_scan(pbd["SR"])
+
+    def collect_vbds(self) -> None:
+        """Destroy the VBDs whose VM or VDI is gone (db_gc_util.ml, gc_VBDs)."""
+        db = self._core.db
+        for vbd, record in db.records("VBD").items():
+            if not (db.exists("VM", record["VM"]) and db.exists("VDI", record["VDI"])):
+                db.destroy("VBD", vbd)
 
     def _try_scan(self, sr: str) -> None:
         try:

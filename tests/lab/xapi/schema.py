@@ -223,6 +223,8 @@ CLASSES: dict[str, dict[str, Field]] = {
         storage_lock bool
         empty bool
         other_config map rw
+        qos_algorithm_type string rw
+        qos_algorithm_params map rw
         currently_attached bool
         allowed_operations set
         current_operations map
@@ -238,6 +240,7 @@ CLASSES: dict[str, dict[str, Field]] = {
         is_control_domain bool
         resident_on ref
         affinity ref
+        suspend_SR ref rw
         VBDs set VBD.VM
         domid int
         memory_static_max int

@@ -63,6 +63,15 @@ def test_a_disk_keeps_its_name_and_content_when_it_moves(machine: Machine, tmp_p
     assert list(other.disks) == ["one"]
 
 
+def test_a_disk_can_be_enlarged_only(machine: Machine) -> None:
+    disk = machine.add_disk("one", "4096")
+    disk.path.write_bytes(b"content".ljust(4096))
+    assert machine.grow_disk("one", "8192").path.stat().st_size == 8192
+    assert disk.path.read_bytes()[:7] == b"content"
+    with pytest.raises(LabError, match="larger than 4096 already"):
+        machine.grow_disk("one", "4096")
+
+
 def test_a_removed_disk_can_be_put_back(machine: Machine) -> None:
     disk = machine.add_disk("one")
     assert machine.remove_disk("one") is disk

@@ -201,6 +201,8 @@ CALLS = {
     "vdi-update": Call("VDI.update", "uuid", (_ref("VDI"),)),
     "vdi-destroy": Call("VDI.destroy", "uuid", (_ref("VDI"),)),
     "vdi-forget": Call("VDI.forget", "uuid", (_ref("VDI"),)),
+    "vm-create": Call("VM.create", "name-label", (_record(name_label=_text("name-label")),), "VM"),
+    "vm-destroy": Call("VM.destroy", "uuid", (_ref("VM"),)),
     "vbd-create": Call(
         "VBD.create",
         "vdi-uuid",
@@ -208,6 +210,13 @@ CALLS = {
             _record(
                 VM=_control_domain,
                 VDI=_ref("VDI", "vdi-uuid"),
+                userdevice=_text("device", "autodetect"),
+                bootable=_flag("bootable"),
+                unpluggable=_constant(True),
+                empty=_constant(False),
+                other_config=_constant({}),
+                qos_algorithm_type=_constant(""),
+                qos_algorithm_params=_constant({}),
                 mode=lambda client, line: line.get("mode", "RW").upper(),
             ),
         ),
