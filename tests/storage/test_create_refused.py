@@ -15,7 +15,9 @@ from tests.storage.pool import NOTHING, Host, XeError
 CONTENTS = {
     "ext4": "mkfs.ext4 -q {0}",
     "lvm2_member": "pvcreate -q {0}",
-    "linux_raid_member": "mdadm --create /dev/md7 --run --level=1 --raid-devices=2 {0} missing && "
+    # udev would assemble the array again as soon as it is stopped.
+    "linux_raid_member": "echo AUTO -all > /etc/mdadm/mdadm.conf; "
+                         "mdadm --create /dev/md7 --run --level=1 --raid-devices=2 {0} missing && "
                          "udevadm settle && mdadm --stop /dev/md7",
     "gpt": "echo 'size=64M' | sfdisk -q --label gpt {0}",
     "dos": "echo 'size=64M' | sfdisk -q --label dos {0}",

@@ -18,8 +18,8 @@ import vhdutil
 LOCK_TYPE_GC_ACTIVE = "gc_active"
 
 #: Seconds between tries, and tries, to get a running collector out of the way.
-LOCK_RETRY_INTERVAL = 3
-LOCK_RETRY_ATTEMPTS = 20
+LOCK_RETRY_INTERVAL = 0.2
+LOCK_RETRY_ATTEMPTS = 300
 
 #: The types whose VDIs are files, as the real SM lists them.
 FILE_TYPES = ("file", "ext", "nfs", "ocfsoiscsi", "ocfsohba", "smb", "cephfs", "glusterfs",
