@@ -6,6 +6,7 @@ first holds the pin and its configuration (clevis(1)).
 """
 import base64
 import binascii
+import hashlib
 import http.client
 import json
 import os
@@ -121,6 +122,56 @@ def _sealed_leaves(pin: Pin) -> Iterator[Pin]:
         return
     for share in shares(pin):
         yield from _sealed_leaves(share)
+
+
+def to_seal_again(pin: Pin) -> Pin:
+    """`pin` as `seal` takes it, from `pin` as `describe` reads it from a sealed key.
+
+    A tang server is trusted for its present keys when they are signed by one that it had before.
+    Raises OptionInvalid where the sealed key does not say enough.
+    """
+    if pin.name == "unknown":
+        raise OptionInvalid("pin", pin.name, "the pin to bind to, such as tpm2")
+    if pin.name == "tpm2":
+        return Pin("tpm2", {key: value for key, value in pin.config.items()
+                            if key not in ("jwk_pub", "jwk_priv")})
+    if pin.name == "tang":
+        url = str(pin.config.get("url", ""))
+        return Pin("tang", {"url": url, "thp": _signing_key(url, pin.config.get("adv"))})
+    if pin.name == "sss":
+        pins: Dict[str, List[Any]] = {}
+        for jwe in pin.config.get("jwe") or []:
+            leaf = to_seal_again(describe(str(jwe)))
+            pins.setdefault(leaf.name, []).append(leaf.config)
+        return Pin("sss", {"t": pin.config.get("t"), "pins": pins})
+    return pin
+
+
+def without_pcrs(pin: Pin) -> Pin:
+    """`pin` as `seal` takes it, with no PCR left in it; the same where it has none."""
+    config = {key: value for key, value in pin.config.items()
+              if pin.name != "tpm2" or not key.startswith("pcr_")}
+    if pin.name == "sss":
+        config["pins"] = {
+            name: [without_pcrs(Pin(name, leaf)).config for leaf in
+                   (configs if isinstance(configs, list) else [configs])]
+            for name, configs in dict(pin.config["pins"]).items()}
+    return Pin(pin.name, config)
+
+
+def _signing_key(url: str, advertised: Any) -> str:
+    """The thumbprint (RFC 7638) of a key that signed a tang server's keys. SHA-1 is what clevis 7
+    looks for, and what later ones and every server take as well; nothing here rests on collisions.
+    """
+    try:
+        key = next(key for key in advertised["keys"] if "verify" in key["key_ops"])
+        members = {name: key[name] for name in ("crv", "kty", "x", "y")}
+    except (StopIteration, KeyError, TypeError):
+        raise OptionInvalid("pin-config", json.dumps({"url": url}),
+                            "a tang url with thp, the thumbprint of its key") from None
+    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha1(text.encode("ascii")).digest()  # noqa: S324
+    return base64.urlsafe_b64encode(digest).decode("ascii").rstrip("=")
 
 
 def _base64url(text: str) -> bytes:

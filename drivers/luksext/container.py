@@ -9,14 +9,15 @@ import contextlib
 import secrets
 import time
 import uuid as uuids
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from luksext import clevis, cryptsetup, devices, header
 from luksext.cryptsetup import Format
 from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
                             ToolMissing, Unsupported, UnlockRefused, open_by_hand)
-from luksext.generation import GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of
+from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of,
+                                recovery_note)
 from luksext.header import Header
 from luksext.options import CIPHERS, Options
 from luksext.run import log, require, run
@@ -48,6 +49,10 @@ class LuksContainer:
         self.device = device
         self.header = luks_header
         self.generation = GENERATIONS[luks_header.version]
+
+    def refreshed(self) -> "LuksContainer":
+        """The same container with its header read again. Raises HeaderMissing, HeaderDamaged."""
+        return LuksContainer(self.device, header.read(self.device))
 
     @property
     def uuid(self) -> str:
@@ -130,7 +135,11 @@ class LuksContainer:
         if found != expected:
             raise HeaderMismatch(self.device, "{} {}".format(what, found), expected)
 
-    def _unlock(self, discard: bool) -> None:
+    def by_binding(self, use: Callable[[int, bytes], None]) -> Tuple[int, bytes]:
+        """Hands the slots and keys of the bindings to `use`, until it takes one; which that was.
+
+        use: raises KeyRefused. Raises NoBinding, ToolMissing, UnlockRefused's children.
+        """
         bindings = self.generation.bindings(self.device, self.header)
         if not bindings:
             raise NoBinding(self.device, self.uuid)
@@ -138,11 +147,15 @@ class LuksContainer:
         for binding in bindings:
             try:
                 key = clevis.unseal(binding.jwe)
-                cryptsetup.open_device(self.device, "luks-" + self.uuid, binding.slot, key, discard)
-                return
+                use(binding.slot, key)
+                return binding.slot, key
             except (UnlockRefused, ToolMissing) as refusal:
                 refusals.append(refusal)
         raise self._explained(refusals)
+
+    def _unlock(self, discard: bool) -> None:
+        self.by_binding(lambda slot, key: cryptsetup.open_device(
+            self.device, "luks-" + self.uuid, slot, key, discard))
 
     def _explained(self, refusals: List[LuksError]) -> LuksError:
         """One refusal that names this device and the way in that is left."""
@@ -193,6 +206,8 @@ def format_container(device: str, identity: Identity, options: Options,
         generation.write_binding(device, Binding(BINDING_SLOT, jwe))
         if passphrase:
             cryptsetup.add_passphrase(device, version, RECOVERY_SLOT, key, passphrase)
+            generation.write_note(device, header.read(device),
+                                  recovery_note(RECOVERY_SLOT, "passphrase"))
         return LuksContainer(device, header.read(device))
     except BaseException:
         with _first_error_counts():

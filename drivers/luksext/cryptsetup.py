@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from luksext.errors import CommandFailed, KeyRefused
+from luksext.errors import CommandFailed, HeaderFull, KeyRefused
 from luksext.run import run, secret_pipe
 
 # 16 MiB for both versions, in sectors of 512 bytes: what current cryptsetup gives LUKS2. LUKS1 has
@@ -30,6 +30,13 @@ _PASSPHRASE_ARGON2 = ["--pbkdf", "argon2id", "--pbkdf-memory", "131072", "--pbkd
 
 # LUKS1 knows PBKDF2 only; as many iterations as this host makes in two seconds.
 _PASSPHRASE_PBKDF2 = ["--pbkdf", "pbkdf2", "--iter-time", "2000"]
+
+# luksmeta's status where the header has too little space (EX_CANTCREAT, luksmeta.c).
+_LUKSMETA_FULL = 73
+
+# Bytes. Beside anything larger, luksmeta 8 and 9 save the next thing into the middle of it
+# (overlap() in libluksmeta.c).
+_LUKSMETA_LARGEST = 8192
 
 _FORMAT_DEADLINE = 120
 _UNLOCK_DEADLINE = 60
@@ -68,8 +75,12 @@ def luks_format(device: str, wanted: Format, slot: int, key: bytes) -> None:
 def add_passphrase(device: str, luks_version: int, slot: int, key: bytes,
                    passphrase: bytes) -> None:
     """Puts `passphrase`, chosen by a person and so stretched, into `slot`; `key` opens already."""
-    pbkdf = _PASSPHRASE_ARGON2 if luks_version == 2 else _PASSPHRASE_PBKDF2
-    with secret_pipe(passphrase) as pipe:
+    _add_key(device, slot, key, passphrase,
+             _PASSPHRASE_ARGON2 if luks_version == 2 else _PASSPHRASE_PBKDF2)
+
+
+def _add_key(device: str, slot: int, key: bytes, new: bytes, pbkdf: List[str]) -> None:
+    with secret_pipe(new) as pipe:
         run(["cryptsetup", "luksAddKey", "--batch-mode", "--key-slot", str(slot),
              "--key-file", "-", *pbkdf, device, pipe.path],
             stdin=key, pipes=[pipe], deadline=_FORMAT_DEADLINE)
@@ -84,6 +95,23 @@ def open_device(device: str, name: str, slot: int, key: bytes, discard: bool) ->
                  accept=(0, _WRONG_KEY))
     if result.status == _WRONG_KEY:
         raise KeyRefused(device, slot)
+
+
+def opens(device: str, slot: int, key: bytes) -> bool:
+    """Whether `key` opens `slot` of `device`, without opening the volume."""
+    return run(["cryptsetup", "open", "--type", "luks", "--test-passphrase", "--key-slot",
+                str(slot), "--key-file", "-", device], stdin=key, deadline=_UNLOCK_DEADLINE,
+               accept=(0, _WRONG_KEY)).status == 0
+
+
+def add_key(device: str, slot: int, key: bytes, new: bytes) -> None:
+    """Puts the random key `new` into `slot`; `key` opens already."""
+    _add_key(device, slot, key, new, _RANDOM_KEY_PBKDF)
+
+
+def kill_slot(device: str, slot: int) -> None:
+    """Destroys `slot` of `device`, even the last one: in batch mode no key is asked for."""
+    run(["cryptsetup", "luksKillSlot", "--batch-mode", device, str(slot)])
 
 
 def close(name: str) -> bool:
@@ -101,6 +129,11 @@ def import_token(device: str, token: Dict[str, Any]) -> None:
     run(["cryptsetup", "token", "import", device], stdin=json.dumps(token).encode("ascii"))
 
 
+def remove_token(device: str, number: int) -> None:
+    """Removes a token from the LUKS2 header of `device`."""
+    run(["cryptsetup", "token", "remove", "--token-id", str(number), device])
+
+
 def mapping_table(name: str) -> List[str]:
     """The fields of the device-mapper table of `name`; its key is zeros or a keyring name."""
     return run(["dmsetup", "table", name]).stdout.decode("ascii", "replace").split()
@@ -112,8 +145,16 @@ def luksmeta_init(device: str) -> None:
 
 
 def luksmeta_save(device: str, slot: int, uuid: str, data: bytes) -> None:
-    """Saves `data` of the kind `uuid` beside `slot`."""
-    run(["luksmeta", "save", "-d", device, "-s", str(slot), "-u", uuid], stdin=data)
+    """Saves `data` of the kind `uuid` beside `slot`, which is empty. Raises HeaderFull."""
+    result = run(["luksmeta", "save", "-d", device, "-s", str(slot), "-u", uuid], stdin=data,
+                 accept=(0, _LUKSMETA_FULL)) if len(data) <= _LUKSMETA_LARGEST else None
+    if result is None or result.status == _LUKSMETA_FULL:
+        raise HeaderFull(device, "{} bytes beside keyslot {}".format(len(data), slot))
+
+
+def luksmeta_wipe(device: str, slot: int, uuid: str) -> None:
+    """Removes what was saved of the kind `uuid` beside `slot`."""
+    run(["luksmeta", "wipe", "-f", "-d", device, "-s", str(slot), "-u", uuid])
 
 
 def luksmeta_load(device: str, slot: int, uuid: str) -> Optional[bytes]:

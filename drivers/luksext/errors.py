@@ -320,6 +320,123 @@ class MappingMismatch(LuksError):
             "the command again.".format(name))
 
 
+class RecoveryKeyInvalid(LuksError):
+    """A text that cannot be the recovery key that it is typed as; it is not repeated."""
+
+    code = 6250
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "This is no recovery key: {}.".format(reason),
+            "Compare it with the paper, group by group, and type it again.")
+
+
+class WrongRecoveryKey(LuksError):
+    """A recovery key or passphrase that opens no keyslot of the container."""
+
+    code = 6251
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            "This recovery key opens no keyslot of {}.".format(device),
+            "It may belong to another SR, or be revoked. See which keys there are with "
+            "`luksext status`, then type another.")
+
+
+class LastWayIn(LuksError):
+    """Removing what may be the last thing that opens the container."""
+
+    code = 6252
+
+    def __init__(self, device: str, slot: int, reason: str, remedy: str) -> None:
+        super().__init__(
+            "Keyslot {} of {} was not removed: {}.".format(slot, device, reason), remedy)
+
+
+class BindingHealthy(LuksError):
+    """A binding that shall be renewed although nothing is wrong with it."""
+
+    code = 6253
+
+    def __init__(self, device: str, slot: int) -> None:
+        super().__init__(
+            "The binding in keyslot {} of {} still opens it. Nothing was changed.".format(
+                slot, device),
+            "To renew it all the same: luksext rebind --slot={} --force=true".format(slot))
+
+
+class WrongSlot(LuksError):
+    """A keyslot that is not there, or not of the kind that is meant."""
+
+    code = 6254
+
+    def __init__(self, device: str, slot: int, found: str, wanted: str) -> None:
+        super().__init__(
+            "Keyslot {} of {} is {}, not {}. Nothing was changed.".format(
+                slot, device, found, wanted),
+            "See what each keyslot is with: luksext status")
+
+
+class NameRefused(LuksError):
+    """A name that a recovery key cannot have."""
+
+    code = 6255
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            "A recovery key cannot be called {}: {}.".format(name or "nothing", reason),
+            "Choose another name of at most 32 letters, digits, dots, dashes and underscores: "
+            "luksext recovery-add --name=NAME")
+
+
+class HeaderFull(LuksError):
+    """No room in a LUKS header."""
+
+    code = 6256
+
+    def __init__(self, device: str, what: str) -> None:
+        super().__init__(
+            "The LUKS header of {} has no room for {}. Nothing was changed.".format(device, what),
+            "Remove a key that is not needed: `luksext status` lists them, `luksext "
+            "recovery-revoke` and `luksext binding-remove` remove them.")
+
+
+class EscrowKeyInvalid(LuksError):
+    """A JWK that a recovery key must not, or cannot, be encrypted to."""
+
+    code = 6257
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The escrow key cannot be used: {}.".format(reason),
+            "Give the public half of an EC or RSA key: jose jwk gen -i '{\"alg\":\"ECDH-ES+A256KW"
+            "\"}' -o private.jwk && jose jwk pub -i private.jwk -o public.jwk")
+
+
+class EscrowRefused(LuksError):
+    """An escrowed recovery key that the given private key does not open."""
+
+    code = 6258
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The escrowed recovery key does not open with this private key.",
+            "Find the private key whose public half was given as escrow-jwk, and run the command "
+            "again.")
+
+
+class SuspensionInvalid(LuksError):
+    """The end of a suspension that is no time, or past."""
+
+    code = 6259
+
+    def __init__(self, until: str) -> None:
+        super().__init__(
+            "Unlocking cannot be suspended until {}: a time in the future is needed, such as "
+            "2031-12-31T23:59:59Z.".format(until),
+            "Give the length of the window: luksext suspend --hours=24")
+
+
 def open_by_hand(device: str, uuid: str) -> str:
     """The remedy that always works: open the container with the recovery passphrase."""
     return ("Open it with the recovery passphrase: cryptsetup open {} luks-{} ; then run "

@@ -95,6 +95,11 @@ def check_passphrase(text: str) -> bytes:
     return encoded
 
 
+def check_pin(pin: Pin) -> Pin:
+    """`pin` with its configuration completed. Raises OptionInvalid."""
+    return _pin({"pin": pin.name, "pin-config": json.dumps(pin.config)})
+
+
 def _choice(config: Mapping[str, str], key: str, allowed: Any, default: str) -> str:
     value = config.get(key, default)
     if value not in allowed and value != default:

@@ -21,7 +21,8 @@ def main(sysfs, program, command, *words):
     elif command == "luksFormat":
         write(positions[0], headers.metadata(), options)
     elif command == "token":
-        change(positions[1], lambda content: content["tokens"].update({"0": json.load(sys.stdin)}))
+        change(positions[1], lambda content: content["tokens"].update(
+            {str(len(content["tokens"])): json.load(sys.stdin)}))
     elif command == "luksAddKey":
         change(positions[0], lambda content: content["keyslots"].update(
             {options["--key-slot"]: content["keyslots"]["0"]}))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """container: a container is known by its LUKS UUID, compared before and after it is opened."""
+import json
 import os
 
 import pytest
@@ -330,10 +331,13 @@ def test_every_container_gets_its_own_uuid_and_a_key_of_256_bits(host, programs)
 
 def test_a_passphrase_becomes_the_second_keyslot(host, programs):
     container.format_container(host.disk("sdb"), OURS, OPTIONS, b"correct horse")
-    added = programs.calls("cryptsetup")[-1]
+    added, note = programs.calls("cryptsetup")[-2:]
     assert added[1] == "luksAddKey"
     assert added[added.index("--key-slot") + 1] == "1"
-    assert programs.stdin("cryptsetup") == programs.stdin("clevis")
+    assert note[1:3] == ["token", "import"]
+    token = json.loads(programs.stdin("cryptsetup").decode())
+    assert (token["type"], token["keyslots"]) == ("luksext-recovery", ["1"])
+    assert (token["name"], token["confirmed"]) == ("passphrase", False)
 
 
 def test_luks1_keeps_mark_and_binding_in_luksmeta(host, programs):

@@ -22,12 +22,13 @@ ARGUMENTS = {
     "device": "/dev/sdb", "holders": ["the mount /mnt"], "signatures": ["ext4"],
     "sr_uuid": "SR-UUID", "found": "LUKS UUID a", "expected": "b", "uuid": "LUKS-UUID",
     "devices": ["/dev/sdb", "/dev/sdc"], "pcrs": "7", "detail": "it hangs", "url": "http://tang",
-    "pin": "tang", "slot": 3, "name": "luks-LUKS-UUID",
+    "pin": "tang", "slot": 3, "name": "luks-LUKS-UUID", "wanted": "a binding", "what": "a note",
+    "until": "yesterday",
 }
 
 # What an error must name so that an administrator knows where to look.
 PLACES = ("/dev/", "/dev/mapper/", "device-config:", "host", "server", "TPM", "`", "passphrase",
-          "program", "pin")
+          "program", "pin", "key", "Unlocking")
 
 
 def made(error):
@@ -51,7 +52,10 @@ def test_codes_are_stable():
         "HeaderMissing": 6220, "HeaderDamaged": 6221, "HeaderMismatch": 6222, "NotOurs": 6223,
         "Ambiguous": 6224, "NoBinding": 6230, "UnlockRefused": 6231, "NoTpm": 6232,
         "TpmLockout": 6233, "TpmRefuses": 6234, "TpmBroken": 6235, "TangUnreachable": 6236,
-        "TangRefuses": 6237, "PinRefuses": 6238, "KeyRefused": 6239, "MappingMismatch": 6240}
+        "TangRefuses": 6237, "PinRefuses": 6238, "KeyRefused": 6239, "MappingMismatch": 6240,
+        "RecoveryKeyInvalid": 6250, "WrongRecoveryKey": 6251, "LastWayIn": 6252,
+        "BindingHealthy": 6253, "WrongSlot": 6254, "NameRefused": 6255, "HeaderFull": 6256,
+        "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259}
 
 
 @pytest.mark.skipif(not os.environ.get("SM"), reason="needs the storage manager (SM=checkout)")
