@@ -11,7 +11,7 @@ import time
 import uuid as uuids
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import clevis, cryptsetup, devices, header
+from luksext import clevis, cryptsetup, devices, header, tables
 from luksext.cryptsetup import Format
 from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
@@ -167,17 +167,10 @@ class LuksContainer:
         return refusal
 
     def _check_mapping(self) -> None:
-        # "0 SECTORS crypt CIPHER KEY IV_OFFSET DEVICE OFFSET [N OPTIONS…]"
-        # (kernel, admin-guide/device-mapper/dm-crypt.rst)
         mapping = self.mapping
         if mapping is None:
             raise MappingMismatch("luks-" + self.uuid, "no mapping", "one on " + self.device)
-        table = cryptsetup.mapping_table(mapping.name)
-        offset = self.header.payload_offset // header.SECTOR
-        found = "{} {} {}".format(*(table[i] if i < len(table) else "?" for i in (3, 6, 7)))
-        expected = "{} {} {}".format(self.header.cipher, devices.number_of(self.device), offset)
-        if len(table) < 8 or table[2] != "crypt" or found != expected:
-            raise MappingMismatch(mapping.name, found, expected)
+        tables.check(mapping, self.device, self.header)
         if devices.logical_block_size(mapping.path) != header.SECTOR:
             raise MappingMismatch(mapping.name, "a sector size other than 512 bytes", "512")
 

@@ -134,9 +134,11 @@ def remove_token(device: str, number: int) -> None:
     run(["cryptsetup", "token", "remove", "--token-id", str(number), device])
 
 
-def mapping_table(name: str) -> List[str]:
-    """The fields of the device-mapper table of `name`; its key is zeros or a keyring name."""
-    return run(["dmsetup", "table", name]).stdout.decode("ascii", "replace").split()
+def mapping_tables(name: str) -> List[List[str]]:
+    """The lines of the device-mapper table of `name`, each as its fields, ordered by their start;
+    keys are zeros or names in a keyring."""
+    output = run(["dmsetup", "table", name]).stdout.decode("ascii", "replace")
+    return [line.split() for line in output.splitlines()]
 
 
 def luksmeta_init(device: str) -> None:

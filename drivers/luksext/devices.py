@@ -133,10 +133,16 @@ def holders(device: str) -> List[str]:
 
 
 def crypt_mapping_on(device: str) -> Optional[Mapping]:
-    """The open LUKS mapping whose disk is `device`, under whatever name it was opened."""
+    """The open LUKS mapping whose disk is `device`, under whatever name it was opened.
+
+    While cryptsetup encrypts anew, it has devices of its own in between (see `is_helper`).
+    """
     for holder in _listdir(os.path.join(_SYSFS, kernel_name(device), "holders")):
-        if _read(os.path.join(_SYSFS, holder, "dm/uuid")).startswith("CRYPT-LUKS"):
+        if _dm_uuid(holder).startswith("CRYPT-LUKS"):
             return Mapping(_read(os.path.join(_SYSFS, holder, "dm/name")), holder)
+        above = crypt_mapping_on(holder) if is_helper(holder) else None
+        if above is not None:
+            return above
     return None
 
 
@@ -147,7 +153,7 @@ def crypt_mapping_of(luks_uuid: str) -> Optional[Mapping]:
     """
     wanted = "-{}-".format(luks_uuid.replace("-", ""))
     for name in _listdir(_SYSFS):
-        uuid = _read(os.path.join(_SYSFS, name, "dm/uuid"))
+        uuid = _dm_uuid(name)
         if uuid.startswith("CRYPT-LUKS") and wanted in uuid:
             return Mapping(_read(os.path.join(_SYSFS, name, "dm/name")), name)
     return None
@@ -155,14 +161,30 @@ def crypt_mapping_of(luks_uuid: str) -> Optional[Mapping]:
 
 def disk_of(mapping: Mapping) -> Optional[str]:
     """The device under `mapping`, None when it was pulled."""
-    slaves = _listdir(os.path.join(_SYSFS, mapping.kernel_name, "slaves"))
-    return "/dev/" + slaves[0] if slaves else None
+    for slave in _listdir(os.path.join(_SYSFS, mapping.kernel_name, "slaves")):
+        disk = disk_of(Mapping("", slave)) if is_helper(slave) else "/dev/" + slave
+        if disk is not None:
+            return disk
+    return None
+
+
+def is_helper(name: str) -> bool:
+    """Whether the device of kernel name `name` is one that cryptsetup puts below a mapping while
+    it encrypts anew (lib/luks2/luks2_reencrypt.c)."""
+    return _dm_uuid(name).startswith("CRYPT-SUBDEV-")
+
+
+def named(name: str) -> Optional[str]:
+    """The kernel name of the device that device-mapper has active under `name`."""
+    for entry in _listdir(_SYSFS):
+        if _read(os.path.join(_SYSFS, entry, "dm/name")) == name:
+            return entry
+    return None
 
 
 def is_mapped(name: str) -> bool:
     """Whether device-mapper has an active device of that name."""
-    return any(_read(os.path.join(_SYSFS, entry, "dm/name")) == name
-               for entry in _listdir(_SYSFS))
+    return named(name) is not None
 
 
 def candidates() -> Iterator[str]:
@@ -182,8 +204,12 @@ def candidates() -> Iterator[str]:
             yield "/dev/" + name
 
 
+def _dm_uuid(name: str) -> str:
+    return _read(os.path.join(_SYSFS, name, "dm/uuid"))
+
+
 def _is_multipath(name: str) -> bool:
-    uuid = _read(os.path.join(_SYSFS, name, "dm/uuid"))
+    uuid = _dm_uuid(name)
     return uuid.startswith("mpath-") or "-mpath-" in uuid
 
 

@@ -26,8 +26,22 @@ _SECONDARY_OFFSETS = tuple(0x4000 << n for n in range(9))
 _LUKS1_KEYSLOT_ENABLED = 0x00AC71F3
 _LUKS1_KEYSLOTS = 8
 
+# What cryptsetup 2.4.3 and later require of a reader of a container in re-encryption: to verify the
+# metadata by both volume keys (lib/luks2/luks2_json_metadata.c; CVE-2021-4122).
+REENCRYPTION = "online-reencrypt-v2"
+
 # cryptsetup writes sha256 (lib/luks2/luks2_disk_metadata.c); the specification allows others.
 _CHECKSUMS = ("sha1", "sha256", "sha512")
+
+
+class Reencryption(NamedTuple):
+    """A re-encryption that is not at its end.
+
+    done: bytes that have the new volume key. volume_key: the new one, as in `Header`.
+    """
+
+    done: int
+    volume_key: str
 
 
 class Header(NamedTuple):
@@ -38,6 +52,9 @@ class Header(NamedTuple):
     sector_size: of the encryption, in bytes. payload_offset: where the data start, in bytes.
     keyslots: the numbers of the active keyslots. keyslot_ciphers: what those are encrypted with.
     tokens: LUKS2 token objects by number. requirements: LUKS2 features that a reader must know.
+    volume_key: what tells the volume key from another, and not what it is.
+    reencryption: None unless one is unfinished; then keyslots, and those that tokens name, are the
+    ones for the new volume key. unbound: keyslots that open nothing (yet).
     """
 
     version: int
@@ -52,6 +69,9 @@ class Header(NamedTuple):
     keyslot_ciphers: List[str]
     tokens: Dict[int, Dict[str, Any]]
     requirements: List[str]
+    volume_key: str
+    reencryption: Optional[Reencryption]
+    unbound: List[int]
 
 
 def read(device: str) -> Header:
@@ -94,7 +114,8 @@ def _parse_luks1(device: str, start: bytes) -> Header:
     return Header(
         version=1, uuid=_text(start[168:208]), label="", subsystem="", cipher=cipher,
         key_bits=8 * key_bytes, sector_size=SECTOR, payload_offset=SECTOR * payload_sectors,
-        keyslots=slots, keyslot_ciphers=[cipher], tokens={}, requirements=[])
+        keyslots=slots, keyslot_ciphers=[cipher], tokens={}, requirements=[],
+        volume_key=start[112:132].hex(), reencryption=None, unbound=[])
 
 
 def _secondary_metadata(disk: Any) -> Any:
@@ -130,27 +151,79 @@ def _luks2_metadata(disk: Any, offset: int, magic: bytes) -> Any:
 def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
     try:
         metadata = json.loads(text.decode("utf-8"))
-        segments = metadata["segments"]
-        if list(segments) != ["0"] or segments["0"]["type"] != "crypt":
-            raise HeaderDamaged(device, "it does not describe exactly one encrypted segment")
-        segment = segments["0"]
-        keyslots = metadata["keyslots"]
-        key_bytes = {int(slot["key_size"]) for slot in keyslots.values()}
+        requirements = [str(requirement) for requirement in metadata.get("config", {}).get(
+            "requirements", {}).get("mandatory", [])]
+        segment, current, target = _data_segment(device, metadata, REENCRYPTION in requirements)
+        stored = {int(number): slot for number, slot in metadata["keyslots"].items()
+                  if slot["type"] != "reencrypt"}
+        key_bytes = {int(slot["key_size"]) for slot in stored.values()}
         if len(key_bytes) > 1:
             raise HeaderDamaged(device, "its keyslots are for keys of different sizes")
+        unbound = _keyslots_of_others(metadata, target or current)
+        keyslots = {number: slot for number, slot in stored.items() if number not in unbound}
         return Header(
             version=2, uuid=_text(binary[168:208]), label=_text(binary[24:72]),
             subsystem=_text(binary[208:256]), cipher=str(segment["encryption"]),
             key_bits=8 * max(key_bytes, default=0), sector_size=int(segment["sector_size"]),
-            payload_offset=int(segment["offset"]),
-            keyslots=sorted(int(number) for number in keyslots),
-            keyslot_ciphers=[str(slot["area"]["encryption"]) for slot in keyslots.values()],
-            tokens={int(number): dict(token) for number, token in metadata["tokens"].items()},
-            requirements=[str(r) for r in
-                          metadata.get("config", {}).get("requirements", {}).get("mandatory", [])])
+            payload_offset=int(segment["offset"]), keyslots=sorted(keyslots),
+            keyslot_ciphers=[str(slot["area"]["encryption"]) for slot in stored.values()],
+            tokens={int(number): _without_keyslots(token, unbound)
+                    for number, token in metadata["tokens"].items()},
+            requirements=requirements, volume_key=str(current.get("digest", "")),
+            reencryption=_reencryption(metadata, target) if target else None,
+            unbound=sorted(unbound & set(stored)))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError,
             RecursionError) as error:
         raise HeaderDamaged(device, "its metadata cannot be read ({!r})".format(error)) from error
+
+
+def _data_segment(device: str, metadata: Any, reencrypting: bool) -> Any:
+    """The segment of all data, the digest of its volume key, and that of the one to come.
+
+    In re-encryption, cryptsetup keeps what was and what shall be in segments with the flags
+    backup-previous and backup-final. Ours differ in nothing but the volume key.
+    """
+    segments = metadata["segments"]
+    if not reencrypting:
+        if list(segments) != ["0"] or segments["0"]["type"] != "crypt":
+            raise HeaderDamaged(device, "it does not describe exactly one encrypted segment")
+        return segments["0"], _digest_of(metadata, "0"), None
+    flagged = {flag: number for number, segment in segments.items()
+               for flag in segment.get("flags", [])}
+    before, after = flagged["backup-previous"], flagged["backup-final"]
+    layout = [dict(segments[number], flags=[]) for number in (before, after)]
+    parts = {(segment["type"], segment["encryption"], segment["sector_size"])
+             for segment in segments.values()}
+    if layout[0] != layout[1] or len(parts) > 1 or layout[0]["type"] != "crypt":
+        raise HeaderDamaged(device, "its re-encryption changes more than the volume key")
+    return segments[before], _digest_of(metadata, before), _digest_of(metadata, after)
+
+
+def _digest_of(metadata: Any, segment: str) -> Any:
+    """The digest of the volume key of `segment`; empty where there is none."""
+    for digest in metadata["digests"].values():
+        if segment in digest["segments"]:
+            return digest
+    return {}
+
+
+def _keyslots_of_others(metadata: Any, wanted: Any) -> Any:
+    """The keyslots for other volume keys than that of the digest `wanted`."""
+    return {int(slot) for digest in metadata["digests"].values() if digest is not wanted
+            for slot in digest["keyslots"]}
+
+
+def _without_keyslots(token: Any, unbound: Any) -> Dict[str, Any]:
+    slots = token.get("keyslots")
+    if not isinstance(slots, list):
+        return dict(token)
+    return dict(token, keyslots=[slot for slot in slots if str(slot) not in map(str, unbound)])
+
+
+def _reencryption(metadata: Any, target: Any) -> Reencryption:
+    done = [segment for number, segment in metadata["segments"].items()
+            if number in target["segments"] and not segment.get("flags")]
+    return Reencryption(sum(int(segment["size"]) for segment in done), str(target["digest"]))
 
 
 def payload_size(device: str, header: Header) -> int:

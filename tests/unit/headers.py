@@ -61,6 +61,36 @@ def metadata(slots=(0,), tokens=None, cipher=CIPHER, keyslot_cipher=CIPHER, key_
         "digests": {}, "config": config}
 
 
+def in_reencryption(done, hot):
+    """The JSON part of a LUKS2 header in re-encryption, of which `done` bytes are at their end and
+    `hot` bytes in work: as cryptsetup 2.6.1 writes it. Keyslot 0 becomes keyslot 2.
+    """
+    content = metadata(slots=(0, 2), requirements=["online-reencrypt-v2"],
+                       tokens={"0": dict(binding_token(), keyslots=["0", "2"])})
+    content["keyslots"]["4"] = {
+        "type": "reencrypt", "key_size": 1, "mode": "reencrypt", "direction": "forward",
+        "area": {"type": "checksum", "offset": "1064960", "size": "15712256", "hash": "sha256",
+                 "sector_size": 512}}
+    whole = content["segments"]["0"]
+    parts = [("new", 0, done, {}), ("both", done, hot, {"flags": ["in-reencryption"]}),
+             ("old", done + hot, 1 << 30 if done + hot else 0, {})]
+    segments = [(key, dict(whole, offset=str(PAYLOAD + start), iv_tweak=str(start // 512),
+                           size=str(size), **flags))
+                for key, start, size, flags in parts if size] or [("old", dict(whole))]
+    segments += [("old", dict(whole, flags=["backup-previous"])),
+                 ("new", dict(whole, flags=["backup-final"]))]
+    content["segments"] = {str(number): segment for number, (_, segment) in enumerate(segments)}
+
+    def of(name):
+        return [str(number) for number, (key, _) in enumerate(segments) if key in (name, "both")]
+
+    content["digests"] = {
+        "0": {"keyslots": ["0"], "segments": of("old"), "digest": "old"},
+        "1": {"keyslots": ["2"], "segments": of("new"), "digest": "new"},
+        "2": {"keyslots": ["4"], "segments": [], "digest": "metadata"}}
+    return content
+
+
 def luks2_copy(text, offset=0, size=0x4000, claimed=None, uuid=UUID, label="", subsystem="",
                digest="sha256"):
     """One of the two copies of a LUKS2 header, with the JSON `text`."""

@@ -121,10 +121,10 @@ def test_a_token_is_imported_as_json(programs):
     assert json.loads(programs.stdin("cryptsetup").decode()) == token
 
 
-def test_a_mapping_table_is_told_by_its_fields(programs):
-    programs.add("dmsetup", "echo '0 8 crypt aes-xts-plain64 0000 0 8:16 32768'")
-    assert cryptsetup.mapping_table("luks-x") == [
-        "0", "8", "crypt", "aes-xts-plain64", "0000", "0", "8:16", "32768"]
+def test_a_mapping_table_is_told_by_the_fields_of_its_lines(programs):
+    programs.add("dmsetup", "echo '0 8 crypt aes-xts-plain64 0000 0 8:16 32768'; echo '8 8 error'")
+    assert cryptsetup.mapping_tables("luks-x") == [
+        ["0", "8", "crypt", "aes-xts-plain64", "0000", "0", "8:16", "32768"], ["8", "8", "error"]]
     assert programs.calls("dmsetup") == [["dmsetup", "table", "luks-x"]]
 
 

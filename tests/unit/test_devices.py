@@ -167,6 +167,18 @@ def test_the_disk_under_a_mapping_is_found(sysfs):
     assert devices.disk_of(Mapping("c", "dm-1")) == "/dev/sdb"
 
 
+def test_helpers_of_a_reencryption_are_looked_through(sysfs):
+    node = sysfs.disk("sdb")
+    helper = "CRYPT-SUBDEV-11111111222243338444555555555555-c"
+    sysfs.mapping("dm-1", "c-hotzone-forward", helper + "-hotzone-forward", below=["sdb"])
+    sysfs.mapping("dm-2", "c-overlay", helper + "-overlay", below=["sdb", "dm-1"])
+    assert devices.crypt_mapping_on(node) is None
+    sysfs.mapping("dm-3", "c", DM_UUID + "c", below=["dm-2"])
+    top = Mapping("c", "dm-3")
+    assert devices.crypt_mapping_on(node) == devices.crypt_mapping_of(LUKS_UUID) == top
+    assert devices.disk_of(top) == "/dev/sdb"
+
+
 def test_a_name_is_mapped_while_device_mapper_has_it(sysfs):
     sysfs.disk("sdb")
     sysfs.mapping("dm-0", "XSLocalEXT--a-b", "LVM-x")

@@ -32,7 +32,8 @@ def test_a_real_luks2_header_is_read_completely(disk):
     assert found._replace(tokens={}) == header.Header(
         version=2, uuid=headers.UUID, label=headers.SR + ":0:1", subsystem="luksext",
         cipher="aes-xts-plain64", key_bits=512, sector_size=512, payload_offset=headers.PAYLOAD,
-        keyslots=[0], keyslot_ciphers=["aes-xts-plain64"], tokens={}, requirements=[])
+        keyslots=[0], keyslot_ciphers=["aes-xts-plain64"], tokens={}, requirements=[],
+        volume_key="YtAjJ7wc+gxtUbgwPa+YM+oWJ8cajRml4wyo/tdQvt8=", reencryption=None, unbound=[])
     assert found.tokens[0]["type"] == "clevis"
     assert sorted(found.tokens[0]["jwe"]) == ["ciphertext", "encrypted_key", "iv", "protected",
                                               "tag"]
@@ -42,7 +43,8 @@ def test_a_real_luks1_header_is_read_completely(disk):
     assert header.read(disk(headers.real(1).ljust(4096, b"\0"))) == header.Header(
         version=1, uuid=headers.UUID, label="", subsystem="", cipher="aes-xts-plain64",
         key_bits=512, sector_size=512, payload_offset=headers.PAYLOAD, keyslots=[0],
-        keyslot_ciphers=["aes-xts-plain64"], tokens={}, requirements=[])
+        keyslot_ciphers=["aes-xts-plain64"], tokens={}, requirements=[],
+        volume_key="a8e5b35b4035c7a1b8dd313de398b39b44fea50e", reencryption=None, unbound=[])
 
 
 def test_only_active_keyslots_of_luks1_are_listed(disk):
@@ -64,6 +66,54 @@ def test_requirements_and_keyslot_ciphers_are_told(disk):
         requirements=["online-reencrypt"], keyslot_cipher="cipher_null-ecb"))))
     assert found.requirements == ["online-reencrypt"]
     assert found.keyslot_ciphers == ["cipher_null-ecb"]
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("done, hot", [(0, 0), (0, 32), (64, 0), (64, 32)])
+def test_in_reencryption_the_keys_of_the_new_volume_key_are_told(disk, done, hot):
+    found = header.read(disk(headers.luks2(headers.in_reencryption(done * MIB, hot * MIB))))
+    assert found.reencryption == header.Reencryption(done * MIB, "new")
+    assert (found.volume_key, found.keyslots, found.unbound) == ("old", [2], [0])
+    assert found.tokens[0]["keyslots"] == ["2"]
+    assert (found.payload_offset, found.cipher, found.key_bits, found.sector_size) == (
+        headers.PAYLOAD, headers.CIPHER, 512, 512)
+    assert found.requirements == [header.REENCRYPTION]
+
+
+def test_keyslots_of_a_reencryption_that_never_began_open_nothing(disk):
+    content = headers.in_reencryption(0, 0)
+    content["segments"] = headers.metadata()["segments"]
+    content["digests"]["1"]["segments"] = []
+    del content["config"]["requirements"]
+    found = header.read(disk(headers.luks2(content)))
+    assert (found.reencryption, found.keyslots, found.unbound) == (None, [0], [2])
+    assert found.tokens[0]["keyslots"] == ["0"]
+
+
+@pytest.mark.parametrize("change", [
+    {"encryption": "aes-cbc-essiv:sha256"}, {"sector_size": 4096}, {"offset": "33554432"},
+    {"type": "linear"}, {"iv_tweak": "8"}, {"flags": []}])
+def test_a_reencryption_of_another_kind_is_not_read(disk, change):
+    content = headers.in_reencryption(64 * MIB, 0)
+    content["segments"]["3"].update(change)
+    with pytest.raises(HeaderDamaged):
+        header.read(disk(headers.luks2(content)))
+
+
+@pytest.mark.parametrize("requirements", [None, [], ["online-reencrypt"], ["something-else"]])
+def test_a_reencryption_without_proof_of_both_keys_is_not_read(disk, requirements):
+    content = headers.in_reencryption(64 * MIB, 0)
+    content["config"]["requirements"] = {"mandatory": requirements or []}
+    with pytest.raises(HeaderDamaged):
+        header.read(disk(headers.luks2(content)))
+
+
+def test_a_null_cipher_in_a_keyslot_of_any_volume_key_is_told(disk):
+    content = headers.in_reencryption(64 * MIB, 0)
+    content["keyslots"]["0"]["area"]["encryption"] = "cipher_null-ecb"
+    assert "cipher_null-ecb" in header.read(disk(headers.luks2(content))).keyslot_ciphers
 
 
 def test_metadata_without_config_has_no_requirements(disk):
