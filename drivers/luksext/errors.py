@@ -198,6 +198,80 @@ class Ambiguous(LuksError):
             "Remove the copy, then run the command again.")
 
 
+class Busy(LuksError):
+    """Another process of this host works on the same SR or disk."""
+
+    code = 6260
+
+    def __init__(self, name: str, holder: str, since: str) -> None:
+        super().__init__(
+            "Another command works on {}: the process {} of this host, since {}.".format(
+                name, holder or "(unknown)", since or "now"),
+            "Wait until it ends (`ps -fp {}` shows it), then run the command again.".format(
+                holder or "PID"))
+
+
+class BackupMissing(LuksError):
+    """No header backup of a container is on this host."""
+
+    code = 6261
+
+    def __init__(self, luks_uuid: str) -> None:
+        super().__init__(
+            "This host has no header backup of the LUKS container {}.".format(luks_uuid),
+            "Use one that was exported: luksext header-restore --content-file=FILE")
+
+
+class BackupDamaged(LuksError):
+    """A header backup that is cut off, was changed, or is no header backup."""
+
+    code = 6262
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The header backup cannot be used on this host: {}. Nothing was changed.".format(
+                reason),
+            "Use another: `luksext header-list` shows those of this host; look for exported ones.")
+
+
+class BackupOfAnother(LuksError):
+    """A header backup that does not belong to the disk that it shall be restored to."""
+
+    code = 6263
+
+    def __init__(self, device: str, found: str, expected: str) -> None:
+        super().__init__(
+            "The header backup is not one of {}: {} where {} is expected. Nothing was "
+            "changed.".format(device, found, expected),
+            "Check with `lsblk -o NAME,SIZE,UUID,SERIAL` that this is the right disk, and choose "
+            "its backup: luksext header-list")
+
+
+class OldHeader(LuksError):
+    """A header backup that holds keys which were revoked after it was made."""
+
+    code = 6264
+
+    def __init__(self, device: str, created: str, slots: List[int]) -> None:
+        super().__init__(
+            "The header backup for {} is of {}, before a key was revoked: with it, the keys of "
+            "that time open the disk again{}. Nothing was changed.".format(
+                device, created, ", those of the keyslots {} too".format(
+                    ", ".join(map(str, slots))) if slots else ""),
+            "Use a newer backup (luksext header-list). If there is none: luksext header-restore "
+            "--force=true, then revoke those keys once more.")
+
+
+class AlertUnknown(LuksError):
+    """A code that no alert has."""
+
+    code = 6265
+
+    def __init__(self, alert: str, known: List[str]) -> None:
+        super().__init__(
+            "There is no alert `{}`.".format(alert), "Name one of: {}.".format(", ".join(known)))
+
+
 class NoBinding(LuksError):
     """A container that nothing can unlock unattended."""
 

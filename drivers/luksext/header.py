@@ -7,6 +7,7 @@ Specification" 1.1.0. A header is data from a disk that anybody may have written
 checksums are verified, and what does not parse is `HeaderDamaged`.
 """
 import hashlib
+import io
 import json
 import os
 import struct
@@ -55,6 +56,7 @@ class Header(NamedTuple):
     volume_key: what tells the volume key from another, and not what it is.
     reencryption: None unless one is unfinished; then keyslots, and those that tokens name, are the
     ones for the new volume key. unbound: keyslots that open nothing (yet).
+    marks: by keyslot, what tells its key from another that was in the slot before or comes later.
     """
 
     version: int
@@ -72,6 +74,7 @@ class Header(NamedTuple):
     volume_key: str
     reencryption: Optional[Reencryption]
     unbound: List[int]
+    marks: Dict[int, str]
 
 
 def read(device: str) -> Header:
@@ -80,24 +83,34 @@ def read(device: str) -> Header:
     Raises HeaderMissing where there is none, HeaderDamaged where it cannot be read or trusted.
     """
     try:
-        return _read(device)
+        with open(device, "rb") as disk:
+            return _read(device, disk)
     except OSError as error:
         raise HeaderDamaged(device, "it cannot be read ({})".format(error.strerror)) from error
 
 
-def _read(device: str) -> Header:
-    with open(device, "rb") as disk:
-        start = disk.read(_BINARY_SIZE)
-        if start[:6] == _MAGIC and start[6:8] == b"\0\1":
-            return _parse_luks1(device, start)
-        metadata = _luks2_metadata(disk, 0, _MAGIC)
-        if metadata is None:
-            metadata = _secondary_metadata(disk)
-        if metadata is None and start[:6] == _MAGIC:
-            raise HeaderDamaged(device, "neither of its two copies is intact")
+def parse(name: str, content: bytes) -> Header:
+    """The header in `content`, the start of a disk; errors call it `name`. Raises as `read`."""
+    return _read(name, io.BytesIO(content))
+
+
+def _read(device: str, disk: Any) -> Header:
+    start = disk.read(_BINARY_SIZE)
+    if start[:6] == _MAGIC and start[6:8] == b"\0\1":
+        return _parse_luks1(device, start)
+    metadata = _luks2_metadata(disk, 0, _MAGIC)
+    if metadata is None:
+        metadata = _secondary_metadata(disk)
+    if metadata is None and start[:6] == _MAGIC:
+        raise HeaderDamaged(device, "neither of its two copies is intact")
     if metadata is None:
         raise HeaderMissing(device)
     return _parse_luks2(device, *metadata)
+
+
+def _mark(salt: bytes) -> str:
+    # Each key gets a random salt when it is put into a slot.
+    return hashlib.sha256(salt).hexdigest()[:16]
 
 
 def _text(raw: bytes) -> str:
@@ -115,7 +128,8 @@ def _parse_luks1(device: str, start: bytes) -> Header:
         version=1, uuid=_text(start[168:208]), label="", subsystem="", cipher=cipher,
         key_bits=8 * key_bytes, sector_size=SECTOR, payload_offset=SECTOR * payload_sectors,
         keyslots=slots, keyslot_ciphers=[cipher], tokens={}, requirements=[],
-        volume_key=start[112:132].hex(), reencryption=None, unbound=[])
+        volume_key=start[112:132].hex(), reencryption=None, unbound=[],
+        marks={slot: _mark(start[216 + 48 * slot:248 + 48 * slot]) for slot in slots})
 
 
 def _secondary_metadata(disk: Any) -> Any:
@@ -171,7 +185,9 @@ def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
                     for number, token in metadata["tokens"].items()},
             requirements=requirements, volume_key=str(current.get("digest", "")),
             reencryption=_reencryption(metadata, target) if target else None,
-            unbound=sorted(unbound & set(stored)))
+            unbound=sorted(unbound & set(stored)),
+            marks={number: _mark(str(slot.get("kdf", {}).get("salt", "")).encode("utf-8"))
+                   for number, slot in keyslots.items()})
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError,
             RecursionError) as error:
         raise HeaderDamaged(device, "its metadata cannot be read ({!r})".format(error)) from error

@@ -124,20 +124,21 @@ def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
     return result
 
 
-def _environment() -> dict:
-    _make_private_dir()
-    return {"PATH": PATH, "LC_ALL": "C", "TMPDIR": PRIVATE_DIR}
-
-
-def _make_private_dir() -> None:
+def make_private(folder: str) -> None:
+    """Makes `folder`, for this user alone. Raises Unsupported where it is there and is not so."""
     try:
-        os.mkdir(PRIVATE_DIR, 0o700)
+        os.mkdir(folder, 0o700)
     except FileExistsError:
-        status = os.lstat(PRIVATE_DIR)
+        status = os.lstat(folder)
         if status.st_uid != os.geteuid() or status.st_mode & 0o170077 != 0o040000:
             raise Unsupported(
-                "{} is not a directory that belongs to this user alone.".format(PRIVATE_DIR),
+                "{} is not a directory that belongs to this user alone.".format(folder),
                 "Somebody tampered with it. Find out who, then remove it.") from None
+
+
+def _environment() -> dict:
+    make_private(PRIVATE_DIR)
+    return {"PATH": PATH, "LC_ALL": "C", "TMPDIR": PRIVATE_DIR}
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -24,6 +24,9 @@ ARGUMENTS = {
     "devices": ["/dev/sdb", "/dev/sdc"], "pcrs": "7", "detail": "it hangs", "url": "http://tang",
     "pin": "tang", "slot": 3, "name": "luks-LUKS-UUID", "wanted": "a binding", "what": "a note",
     "until": "yesterday",
+    "holder": "4711", "since": "today",
+    "luks_uuid": "LUKS-UUID", "created": "yesterday", "slots": [1, 3],
+    "alert": "LUKS-W099", "known": ["LUKS-W001", "LUKS-W002"],
 }
 
 # What an error must name so that an administrator knows where to look.
@@ -50,7 +53,9 @@ def test_codes_are_stable():
         "DeviceMissing": 6210, "DeviceUnsuitable": 6211, "DeviceInUse": 6212,
         "DeviceNotEmpty": 6213, "DeviceIsOurs": 6214,
         "HeaderMissing": 6220, "HeaderDamaged": 6221, "HeaderMismatch": 6222, "NotOurs": 6223,
-        "Ambiguous": 6224, "NoBinding": 6230, "UnlockRefused": 6231, "NoTpm": 6232,
+        "Ambiguous": 6224, "Busy": 6260, "BackupMissing": 6261, "BackupDamaged": 6262,
+        "BackupOfAnother": 6263, "OldHeader": 6264, "AlertUnknown": 6265,
+        "NoBinding": 6230, "UnlockRefused": 6231, "NoTpm": 6232,
         "TpmLockout": 6233, "TpmRefuses": 6234, "TpmBroken": 6235, "TangUnreachable": 6236,
         "TangRefuses": 6237, "PinRefuses": 6238, "KeyRefused": 6239, "MappingMismatch": 6240,
         "RecoveryKeyInvalid": 6250, "WrongRecoveryKey": 6251, "LastWayIn": 6252,

@@ -33,22 +33,48 @@ def test_a_real_luks2_header_is_read_completely(disk):
         version=2, uuid=headers.UUID, label=headers.SR + ":0:1", subsystem="luksext",
         cipher="aes-xts-plain64", key_bits=512, sector_size=512, payload_offset=headers.PAYLOAD,
         keyslots=[0], keyslot_ciphers=["aes-xts-plain64"], tokens={}, requirements=[],
-        volume_key="YtAjJ7wc+gxtUbgwPa+YM+oWJ8cajRml4wyo/tdQvt8=", reencryption=None, unbound=[])
+        volume_key="YtAjJ7wc+gxtUbgwPa+YM+oWJ8cajRml4wyo/tdQvt8=", reencryption=None, unbound=[],
+        marks=found.marks)
+    assert list(found.marks) == [0]
     assert found.tokens[0]["type"] == "clevis"
     assert sorted(found.tokens[0]["jwe"]) == ["ciphertext", "encrypted_key", "iv", "protected",
                                               "tag"]
 
 
 def test_a_real_luks1_header_is_read_completely(disk):
-    assert header.read(disk(headers.real(1).ljust(4096, b"\0"))) == header.Header(
+    found = header.read(disk(headers.real(1).ljust(4096, b"\0")))
+    assert list(found.marks) == [0]
+    assert found == header.Header(
         version=1, uuid=headers.UUID, label="", subsystem="", cipher="aes-xts-plain64",
         key_bits=512, sector_size=512, payload_offset=headers.PAYLOAD, keyslots=[0],
         keyslot_ciphers=["aes-xts-plain64"], tokens={}, requirements=[],
-        volume_key="a8e5b35b4035c7a1b8dd313de398b39b44fea50e", reencryption=None, unbound=[])
+        volume_key="a8e5b35b4035c7a1b8dd313de398b39b44fea50e", reencryption=None, unbound=[],
+        marks=found.marks)
 
 
 def test_only_active_keyslots_of_luks1_are_listed(disk):
     assert header.read(disk(headers.luks1(slots=(1, 7)))).keyslots == [1, 7]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_content_is_parsed_as_a_disk_is_read(disk, version):
+    content = headers.real(version).ljust(4096, b"\0")
+    assert header.parse("a backup", content) == header.read(disk(content))
+    with pytest.raises(HeaderMissing, match="a backup"):
+        header.parse("a backup", bytes(4096))
+
+
+def test_another_key_in_the_same_slot_has_another_mark():
+    luks1 = bytearray(headers.luks1(slots=(0, 1)))
+    before = header.parse("disk", bytes(luks1)).marks
+    luks1[216 + 48] ^= 1
+    after = header.parse("disk", bytes(luks1)).marks
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+    metadata = headers.metadata(slots=(0, 1))
+    metadata["keyslots"]["1"]["kdf"] = {"salt": "c2FsdA=="}
+    marks = header.parse("disk", headers.luks2(metadata)).marks
+    assert sorted(marks) == [0, 1]
+    assert marks[0] != marks[1]
 
 
 def test_keyslots_of_luks2_are_listed_by_number(disk):

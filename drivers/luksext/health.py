@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Does each binding open its keyslot, now? Asked without opening the volume, and remembered.
+
+A proof costs the TPM or server an unsealing, seconds with some TPMs, so it is made rarely; what it
+showed is told until the next one.
+"""
+import calendar
+import time
+from typing import Any, Dict, List, NamedTuple
+
+from luksext import keyslots
+from luksext.container import LuksContainer
+from luksext.errors import LuksError
+from luksext.state import Store
+
+_NOTE = "proofs"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+# Seconds until a proof is made again; one that failed may be cured, and is looked at sooner.
+INTERVAL = 6 * 3600
+_FAILED_INTERVAL = 1800
+
+
+class Proof(NamedTuple):
+    """What came of trying a binding.
+
+    slot: its keyslot. code: 0, or the code of the error, whose sentence is `sentence`.
+    at: when, in UTC as ISO 8601.
+    """
+
+    slot: int
+    ok: bool
+    code: int
+    sentence: str
+    at: str
+
+
+def prove(container: LuksContainer) -> List[Proof]:
+    """Tries every binding of `container`, and remembers the outcome. Needs no open volume."""
+    bindings = container.generation.bindings(container.device, container.header)
+    proofs = [_prove(container, binding.slot) for binding in bindings]
+    Store(container.uuid).save(_NOTE, {
+        "marks": _marks(container), "proofs": [proof._asdict() for proof in proofs]})
+    return proofs
+
+
+def remembered(container: LuksContainer) -> List[Proof]:
+    """The last proofs of the keys that are still in their keyslots."""
+    note = Store(container.uuid).load(_NOTE)
+    marks = _marks(container)
+    known = note.get("marks", {})
+    return [proof for proof in _proofs(note) if str(proof.slot) in marks
+            and known.get(str(proof.slot)) == marks[str(proof.slot)]]
+
+
+def due(container: LuksContainer, now: float, seconds: float = INTERVAL) -> bool:
+    """Whether it is time to prove again.
+
+    now: seconds since 1970. seconds: how long a proof is good for; one that failed is for a part
+    of that. A key that came or went since, and a clock that was set back, make a proof due.
+    """
+    note = Store(container.uuid).load(_NOTE)
+    if note.get("marks") != _marks(container):
+        return True
+    for proof in _proofs(note):
+        age = now - calendar.timegm(time.strptime(proof.at, _TIME))
+        if not 0 <= age < (seconds if proof.ok else min(seconds, _FAILED_INTERVAL)):
+            return True
+    return False
+
+
+def _prove(container: LuksContainer, slot: int) -> Proof:
+    code, sentence = 0, ""
+    try:
+        keyslots.key_of(container, slot)
+    except LuksError as error:
+        code, sentence = error.code, error.sentence
+    return Proof(slot, code == 0, code, sentence, time.strftime(_TIME, time.gmtime()))
+
+
+def _marks(container: LuksContainer) -> Dict[str, str]:
+    """The keys in all keyslots, as JSON holds them."""
+    return {str(slot): mark for slot, mark in container.header.marks.items()}
+
+
+def _proofs(note: Dict[str, Any]) -> List[Proof]:
+    try:
+        return [Proof(**fields) for fields in note.get("proofs", [])]
+    except TypeError:
+        return []

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""state: notes survive a power cut, and one process at a time works on an SR."""
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+import headers
+from luksext import run, state
+from luksext.errors import Busy, Unsupported
+from luksext.state import Store
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Where the notes and locks of the test are."""
+    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(run, "PRIVATE_DIR", str(tmp_path / "private"))
+    return tmp_path / "notes"
+
+
+def mode(path):
+    return stat.S_IMODE(os.stat(str(path)).st_mode)
+
+
+# Notes
+
+
+def test_what_was_saved_is_loaded(folder):
+    Store(headers.UUID).save("proofs", {"a": [1, "\u00e4"]})
+    assert Store(headers.UUID).load("proofs") == {"a": [1, "\u00e4"]}
+    Store(headers.UUID).save("proofs", {"b": 2})
+    assert Store(headers.UUID).load("proofs") == {"b": 2}
+    assert os.listdir(str(folder / headers.UUID)) == ["proofs.json"]
+
+
+def test_notes_are_for_root_alone(folder):
+    Store(headers.UUID).save("proofs", {})
+    assert mode(folder) == mode(folder / headers.UUID) == 0o700
+    assert mode(folder / headers.UUID / "proofs.json") == 0o600
+
+
+def test_what_was_not_saved_is_empty():
+    assert Store(headers.UUID).load("proofs") == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"7", b"[" * 100000])
+def test_a_damaged_note_is_empty_and_can_be_saved_again(folder, content):
+    store = Store(headers.UUID)
+    store.save("proofs", {"a": 1})
+    (folder / headers.UUID / "proofs.json").write_bytes(content)
+    assert store.load("proofs") == {}
+    store.save("proofs", {"a": 2})
+    assert store.load("proofs") == {"a": 2}
+
+
+def test_a_save_that_fails_leaves_the_old_note_and_no_other_file(folder, monkeypatch):
+    store = Store(headers.UUID)
+    store.save("proofs", {"a": 1})
+
+    def fail(handle):
+        raise OSError("no space")
+
+    monkeypatch.setattr(state.os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        store.save("proofs", {"a": 2})
+    assert store.load("proofs") == {"a": 1}
+    assert os.listdir(str(folder / headers.UUID)) == ["proofs.json"]
+
+
+def test_a_note_is_on_the_disk_before_it_takes_the_place_of_the_old_one(monkeypatch):
+    done = []
+
+    def note(name, call):
+        monkeypatch.setattr(state.os, name, lambda *words: (done.append(name), call(*words))[1])
+
+    note("fsync", os.fsync)
+    note("rename", os.rename)
+    Store(headers.UUID).save("proofs", {})
+    assert done == ["fsync", "rename", "fsync"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", "a\0b", "x" * 65, ".x"])
+def test_a_name_that_leads_elsewhere_is_refused(name):
+    with pytest.raises(ValueError, match="no name"):
+        Store(name)
+    with pytest.raises(ValueError, match="no name"):
+        Store(headers.UUID).load(name)
+    with pytest.raises(ValueError, match="no name"), state.locked(name):
+        pass
+
+
+def test_a_folder_that_others_prepared_is_refused(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder.symlink_to(elsewhere)
+    with pytest.raises(Unsupported, match="belongs to this user alone"):
+        Store(headers.UUID).save("proofs", {})
+    assert os.listdir(str(elsewhere)) == []
+
+
+def test_forgetting_removes_the_notes_of_one_container(folder):
+    other = Store("another")
+    other.save("proofs", {"a": 1})
+    store = Store(headers.UUID)
+    store.save("proofs", {"a": 1})
+    store.make("headers")
+    state.forget(headers.UUID)
+    state.forget(headers.UUID)
+    assert os.listdir(str(folder)) == ["another"]
+    assert other.load("proofs") == {"a": 1}
+
+
+def test_what_is_destroyed_is_overwritten_first(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"secret")
+    os.link(str(path), str(tmp_path / "other-name"))
+    state.destroy(str(path))
+    assert not path.exists()
+    assert (tmp_path / "other-name").read_bytes() == bytes(6)
+
+
+# Locks
+
+
+HOLD = """
+import sys
+from luksext import run, state
+run.PRIVATE_DIR = sys.argv[1]
+with state.locked("sr"):
+    print("taken", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def elsewhere():
+    """Another process that holds the lock "sr" until its stdin ends."""
+    environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(run.__file__)))
+    process = subprocess.Popen([sys.executable, "-c", HOLD, run.PRIVATE_DIR], env=environment,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"taken\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_lock_that_another_process_holds_is_busy_and_names_it(elsewhere):
+    with pytest.raises(Busy, match="on sr: the process {} of".format(elsewhere.pid)), \
+            state.locked("sr", seconds=0.2):
+        pass
+
+
+def test_another_lock_is_free(elsewhere):
+    with state.locked("another", seconds=0):
+        pass
+
+
+def test_a_lock_is_waited_for(elsewhere):
+    elsewhere.stdin.close()
+    with state.locked("sr", seconds=30):
+        assert elsewhere.wait(30) == 0
+    elsewhere.stdin = None
+
+
+def test_a_lock_ends_with_the_process_that_held_it(elsewhere):
+    elsewhere.kill()
+    elsewhere.wait(30)
+    with state.locked("sr", seconds=1):
+        pass
+
+
+def test_a_lock_is_free_after_its_block_and_after_a_failure():
+    with pytest.raises(KeyError), state.locked("sr"):
+        raise KeyError
+    with state.locked("sr", seconds=0), pytest.raises(Busy), state.locked("sr", seconds=0):
+        pass
+
+
+def test_a_lock_is_a_file_that_only_we_can_open():
+    with state.locked("sr"):
+        assert mode(run.PRIVATE_DIR) == 0o700
+        assert mode(os.path.join(run.PRIVATE_DIR, "lock-sr")) == 0o600
