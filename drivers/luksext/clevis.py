@@ -147,6 +147,11 @@ def to_seal_again(pin: Pin) -> Pin:
     return pin
 
 
+def has_pcrs(pin: Pin) -> bool:
+    """Whether a sealed key, whose pin this is, depends on PCRs."""
+    return any(leaf.name == "tpm2" and leaf.config.get("pcr_ids") for leaf in _sealed_leaves(pin))
+
+
 def without_pcrs(pin: Pin) -> Pin:
     """`pin` as `seal` takes it, with no PCR left in it; the same where it has none."""
     config = {key: value for key, value in pin.config.items()

@@ -11,7 +11,8 @@ import time
 import pytest
 from hypothesis import HealthCheck, settings
 
-from luksext import clevis, devices, run, tpm
+from fake_luks import Disk
+from luksext import clevis, cryptsetup, devices, run, tpm
 
 # The same examples at each run, whatever the machine is busy with.
 settings.register_profile("luksext", derandomize=True, deadline=None,
@@ -72,6 +73,18 @@ def programs(tmp_path, monkeypatch):
     for module in (run, clevis, tpm):
         monkeypatch.setattr(module, "PATH", str(made.folder))
     monkeypatch.setattr(run, "PRIVATE_DIR", str(tmp_path / "private"))
+    return made
+
+
+@pytest.fixture(params=[1, 2], ids=["luks1", "luks2"])
+def disk(request, tmp_path, monkeypatch):
+    """A disk with an empty LUKS header of either generation, and a TPM that is in order."""
+    made = Disk(tmp_path / "sdb", request.param)
+    for module in (cryptsetup, clevis):
+        monkeypatch.setattr(module, "run", lambda *args, **kwargs: made.run(*args, **kwargs))
+    monkeypatch.setattr(clevis, "check_tools", lambda pin: None)
+    monkeypatch.setattr(clevis, "require", lambda *programs: None)
+    monkeypatch.setattr(tpm, "check", lambda: None)
     return made
 
 

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Bindings: what opens a container with nobody present. Added, removed, renewed, suspended.
+
+A new binding is proved before an old one goes: cut short at any step, a container has one too many,
+never one too few. Callers see to it that one change at a time is made.
+"""
+import datetime
+import secrets
+from typing import Any, Dict, List, Optional
+
+from luksext import clevis, cryptsetup, generation, keyslots, options
+from luksext.clevis import Pin
+from luksext.container import LuksContainer
+from luksext.errors import (BindingHealthy, KeyRefused, LastWayIn, SuspensionInvalid, ToolMissing,
+                            UnlockRefused, Unsupported)
+from luksext.generation import Binding, Note
+from luksext.keyslots import Slot, Way, take_back
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def add(container: LuksContainer, way: Way, pin: Pin) -> int:
+    """Binds the container to `pin` as well; the number of the keyslot.
+
+    Raises OptionInvalid, ToolMissing, HeaderFull; UnlockRefused's children where the TPM or server
+    cannot seal now, or does not unseal what it sealed. A failure takes back what was begun.
+    """
+    return _add(container.refreshed(), way, pin)
+
+
+def _add(container: LuksContainer, way: Way, pin: Pin,
+         suspension: Optional[Dict[str, Any]] = None) -> int:
+    """suspension: what to note of the keyslot. The note comes before the binding: at no moment does
+    one without PCRs look as if it were to stay."""
+    pin = options.check_pin(pin)
+    clevis.check_tools(pin)
+    device, kind = container.device, container.generation
+    key = secrets.token_urlsafe(32).encode("ascii")
+    jwe = clevis.seal(pin, key)
+    slot = kind.free_slot(device, container.header)
+    with keyslots.taken_back_on_failure(container, slot):
+        cryptsetup.add_key(device, slot, way.key, key)
+        if suspension is not None:
+            kind.write_note(device, container.header, Note("suspend", slot, suspension))
+        kind.write_binding(device, Binding(slot, jwe))
+        if keyslots.key_of(container.refreshed(), slot) != key:
+            raise KeyRefused(device, slot)
+    return slot
+
+
+def remove(container: LuksContainer, slot: int, force: bool = False) -> None:
+    """Destroys a binding.
+
+    Raises WrongSlot; LastWayIn where no recovery key is left, where nothing is proven to open the
+    container, and without `force` where nothing would open it with nobody present.
+    """
+    container = container.refreshed()
+    keyslots.find(container, slot, ("binding",), "a binding")
+    others = [other for other in keyslots.slots(container) if other.number != slot]
+    recovery = [other for other in others if other.role == "recovery"]
+    if not recovery:
+        raise LastWayIn(container.device, slot, "the container has no recovery key",
+                        "Add one first: luksext recovery-add")
+    if not any(keyslots.is_proven(container, other.number) for other in _bindings(others)):
+        if not any(other.confirmed for other in recovery):
+            raise LastWayIn(
+                container.device, slot, "no other binding opens the container, and nobody has "
+                "proven to have a recovery key",
+                "Type a recovery key first: luksext recovery-confirm")
+        if not force:
+            raise LastWayIn(
+                container.device, slot, "no other binding opens the container with nobody present",
+                "To remove it all the same: luksext binding-remove --slot={} --force=true".format(
+                    slot))
+    take_back(container, slot)
+
+
+def _bindings(slots: List[Slot]) -> List[Slot]:
+    return [slot for slot in slots if slot.role == "binding"]
+
+
+def rebind(container: LuksContainer, slot: int, way: Way, pin: Optional[Pin] = None,
+           force: bool = False) -> int:
+    """Replaces the binding of `slot`, by the same pin or another; the number of its new keyslot.
+
+    Raises WrongSlot; BindingHealthy without `force` where the binding opens its slot and `pin` asks
+    for nothing else; and what `add` raises, with the old binding left as it is.
+    """
+    container = container.refreshed()
+    old = keyslots.find(container, slot, ("binding",), "a binding")
+    assert old.pin is not None
+    unchanged = pin is None or _same(pin, old.pin)
+    if unchanged and not force and keyslots.is_proven(container, slot):
+        raise BindingHealthy(container.device, slot)
+    new = _add(container, way, pin or clevis.to_seal_again(old.pin))
+    take_back(container, slot)
+    return new
+
+
+def _same(pin: Pin, sealed: Pin) -> bool:
+    """Whether `pin` asks for nothing that the sealed key has not."""
+    wanted = dict(options.check_pin(pin).config)
+    # The bank has a second name for sealing.
+    wanted.pop("pcr_hash", None)
+    found = {name: sealed.config.get(name) for name in [*wanted, "pcr_ids"]}
+    return pin.name == sealed.name and found == dict({"pcr_ids": None}, **wanted)
+
+
+def suspend(container: LuksContainer, way: Way, until: str) -> int:
+    """Lets the container open without PCRs until it is plugged next; the number of the keyslot.
+
+    The keyslot is bound as the first binding with PCRs is, but for those.
+    until: ISO 8601 in UTC, as `luksext.generation.now`: after that, no binding is renewed.
+    Raises SuspensionInvalid, Unsupported where no binding has PCRs, and what `add` raises.
+    """
+    container = container.refreshed()
+    if not _is_future(until):
+        raise SuspensionInvalid(until)
+    slots = keyslots.slots(container)
+    slot = _add(container, way, _unmeasured(container, slots),
+                {"until": until, "created": generation.now()})
+    for earlier in slots:
+        if earlier.role == "suspend":
+            take_back(container, earlier.number)
+    return slot
+
+
+def _is_future(until: str) -> bool:
+    try:
+        end = datetime.datetime.strptime(until, _TIME)
+    except ValueError:
+        return False
+    return end.replace(tzinfo=datetime.timezone.utc) > datetime.datetime.now(datetime.timezone.utc)
+
+
+def _unmeasured(container: LuksContainer, slots: List[Slot]) -> Pin:
+    for slot in slots:
+        if slot.role == "binding" and slot.pin and clevis.has_pcrs(slot.pin):
+            return clevis.without_pcrs(clevis.to_seal_again(slot.pin))
+    raise Unsupported(
+        "No binding of {} depends on PCRs: a firmware update does not break it, and there is "
+        "nothing to suspend.".format(container.device),
+        "See what it is bound to with: luksext status")
+
+
+def end_suspend(container: LuksContainer) -> bool:
+    """Ends a suspension; whether there was one.
+
+    Bindings with PCRs that do not open are renewed first, by the key of the suspension: the update
+    that it was made for changed those. Past its time nothing is: nobody planned that change.
+    Raises LastWayIn where nothing else is proven to open the container, and what `rebind` raises;
+    the suspension goes on then.
+    """
+    container = container.refreshed()
+    suspended = [slot for slot in keyslots.slots(container) if slot.role == "suspend"]
+    for slot in suspended:
+        if _is_future(slot.until):
+            _renew(container, slot.number)
+        _check_other_way(container, slot.number)
+        take_back(container, slot.number)
+    return bool(suspended)
+
+
+def _renew(container: LuksContainer, suspended: int) -> None:
+    try:
+        way = Way(suspended, keyslots.key_of(container, suspended))
+    except (UnlockRefused, ToolMissing):
+        return
+    for slot in _bindings(keyslots.slots(container)):
+        if slot.pin and clevis.has_pcrs(slot.pin) \
+                and not keyslots.is_proven(container, slot.number):
+            rebind(container, slot.number, way)
+
+
+def _check_other_way(container: LuksContainer, suspended: int) -> None:
+    container = container.refreshed()
+    others = [slot for slot in keyslots.slots(container) if slot.number != suspended]
+    if not any(slot.confirmed for slot in others) and not any(
+            keyslots.is_proven(container, slot.number) for slot in _bindings(others)):
+        raise LastWayIn(
+            container.device, suspended, "nothing else is proven to open the container",
+            "Renew a binding, then end the suspension: luksext rebind; luksext resume")
