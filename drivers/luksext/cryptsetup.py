@@ -114,6 +114,11 @@ def kill_slot(device: str, slot: int) -> None:
     run(["cryptsetup", "luksKillSlot", "--batch-mode", device, str(slot)])
 
 
+def resize(name: str, key: bytes) -> None:
+    """Lets the open mapping `name` use all of its disk. LUKS2 asks for a `key`, of any keyslot."""
+    run(["cryptsetup", "resize", "--key-file", "-", name], stdin=key, deadline=_UNLOCK_DEADLINE)
+
+
 def close(name: str) -> bool:
     """Closes the mapping `name`. False: something still uses it. Closing twice is no error."""
     return run(["cryptsetup", "close", name], accept=(0, _NO_DEVICE, _BUSY)).status != _BUSY
@@ -122,6 +127,11 @@ def close(name: str) -> bool:
 def erase(device: str) -> None:
     """Destroys every keyslot of `device`: nothing opens it any more."""
     run(["cryptsetup", "erase", "--batch-mode", device])
+
+
+def set_label(device: str, label: str, subsystem: str) -> None:
+    """Writes both labels of a LUKS2 header, in one step."""
+    run(["cryptsetup", "config", "--label", label, "--subsystem", subsystem, device])
 
 
 def import_token(device: str, token: Dict[str, Any]) -> None:

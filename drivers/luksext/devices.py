@@ -128,7 +128,7 @@ def holders(device: str) -> List[str]:
     for part in [name, *_partitions(name)]:
         found += ["/dev/mapper/" + (_read(os.path.join(_SYSFS, holder, "dm/name")) or holder)
                   for holder in _listdir(os.path.join(_SYSFS, part, "holders"))]
-        found += ["the mount " + place for place in _mounts(part)]
+        found += ["the mount " + place for place in _mounts(number_of(part))]
     return found
 
 
@@ -143,6 +143,14 @@ def crypt_mapping_on(device: str) -> Optional[Mapping]:
         above = crypt_mapping_on(holder) if is_helper(holder) else None
         if above is not None:
             return above
+    return None
+
+
+def crypt_mapping_at(path: str) -> Optional[Mapping]:
+    """The open LUKS mapping that `path` leads to; None where it is something else."""
+    name = kernel_name(path)
+    if _read(os.path.join(_SYSFS, name, "dm/uuid")).startswith("CRYPT-LUKS"):
+        return Mapping(_read(os.path.join(_SYSFS, name, "dm/name")), name)
     return None
 
 
@@ -180,6 +188,29 @@ def named(name: str) -> Optional[str]:
         if _read(os.path.join(_SYSFS, entry, "dm/name")) == name:
             return entry
     return None
+
+
+def mount_of(number: str) -> Optional[str]:
+    """Where the device `major:minor` itself is mounted, None where it is not."""
+    return next(iter(_mounts(number)), None)
+
+
+def rescan(device: str) -> None:
+    """Has the kernel ask a SCSI disk for its size again, which it else does at a reboot.
+
+    Other kinds of disks, and partitions, have no such switch (scsi_sysfs.c) and need none.
+    """
+    with contextlib.suppress(OSError):
+        with open(os.path.join(_SYSFS, kernel_name(device), "device/rescan"), "w",
+                  encoding="ascii") as switch:
+            switch.write("1")
+
+
+def lasting_name(device: str) -> str:
+    """The /dev/disk/by-id name of `device`, which stays when disks are renumbered; else itself."""
+    folder = "/dev/disk/by-id"
+    links = [os.path.join(folder, link) for link in sorted(_listdir(folder))]
+    return next((link for link in links if kernel_name(link) == kernel_name(device)), device)
 
 
 def is_mapped(name: str) -> bool:
@@ -234,8 +265,7 @@ def _partitions(name: str) -> List[str]:
             if os.path.exists(os.path.join(_SYSFS, name, entry, "partition"))]
 
 
-def _mounts(name: str) -> List[str]:
-    number = number_of(name)
+def _mounts(number: str) -> List[str]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:
         fields = [line.split() for line in table]
     return [field[4] for field in fields if field[2] == number]

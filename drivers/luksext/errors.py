@@ -511,6 +511,61 @@ class SuspensionInvalid(LuksError):
             "Give the length of the window: luksext suspend --hours=24")
 
 
+class NotAdoptable(LuksError):
+    """A container made by hand that cannot become one of ours."""
+
+    code = 6270
+
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(
+            "{} cannot be adopted: {}.".format(device, reason),
+            "It goes on as it is. To have its VDIs encrypted by luksext, copy them to another SR "
+            "(`xe vdi-copy uuid=VDI sr-uuid=SR`), then destroy this one and create it anew with "
+            "`xe sr-create type=luksext`.")
+
+
+class SrNotAdoptable(LuksError):
+    """An SR that XAPI knows, and that cannot be adopted in the state in which it is."""
+
+    code = 6271
+
+
+class AdoptionUnfinished(LuksError):
+    """An adoption that stopped on its way through XAPI; all that it needs to go on is noted."""
+
+    code = 6272
+
+    def __init__(self, sr_uuid: str, reason: str) -> None:
+        super().__init__(
+            "The adoption of the SR {} stopped on this host: {}. No data were touched, and "
+            "everything that XAPI knew of it is noted.".format(sr_uuid, reason),
+            "Cure the cause, then go on with: luksext adopt --sr-uuid={}".format(sr_uuid))
+
+
+class NotPlugged(LuksError):
+    """Something that needs the SR in use, while it is not."""
+
+    code = 6275
+
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(
+            "The SR on {} is not plugged: {}. Nothing was changed.".format(device, reason),
+            "Plug it with `xe pbd-plug`, then run the command again.")
+
+
+class DiskShrank(LuksError):
+    """A disk that is smaller than the open container on it."""
+
+    code = 6276
+
+    def __init__(self, device: str, container: int, disk: int) -> None:
+        super().__init__(
+            "{} has room for {} bytes, but the container on it has {}: the disk shrank. Nothing "
+            "was changed.".format(device, disk, container),
+            "Give the disk or partition its size back before anything writes to the missing end; "
+            "compare with `lsblk -b {}`.".format(device))
+
+
 def open_by_hand(device: str, uuid: str) -> str:
     """The remedy that always works: open the container with the recovery passphrase."""
     return ("Open it with the recovery passphrase: cryptsetup open {} luks-{} ; then run "

@@ -42,6 +42,13 @@ PACKAGES = {
     "dmsetup": "device-mapper",
     "dd": "coreutils",
     "udevadm": "systemd",
+    "pvs": "lvm2",
+    "vgs": "lvm2",
+    "lvs": "lvm2",
+    "pvresize": "lvm2",
+    "lvextend": "lvm2",
+    "dumpe2fs": "e2fsprogs",
+    "resize2fs": "e2fsprogs",
 }
 
 

@@ -27,6 +27,7 @@ ARGUMENTS = {
     "holder": "4711", "since": "today",
     "luks_uuid": "LUKS-UUID", "created": "yesterday", "slots": [1, 3],
     "alert": "LUKS-W099", "known": ["LUKS-W001", "LUKS-W002"],
+    "container": 1 << 30, "disk": 1 << 29,
 }
 
 # What an error must name so that an administrator knows where to look.
@@ -60,7 +61,9 @@ def test_codes_are_stable():
         "TangRefuses": 6237, "PinRefuses": 6238, "KeyRefused": 6239, "MappingMismatch": 6240,
         "RecoveryKeyInvalid": 6250, "WrongRecoveryKey": 6251, "LastWayIn": 6252,
         "BindingHealthy": 6253, "WrongSlot": 6254, "NameRefused": 6255, "HeaderFull": 6256,
-        "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259}
+        "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259,
+        "NotAdoptable": 6270, "SrNotAdoptable": 6271, "AdoptionUnfinished": 6272,
+        "NotPlugged": 6275, "DiskShrank": 6276}
 
 
 @pytest.mark.skipif(not os.environ.get("SM"), reason="needs the storage manager (SM=checkout)")

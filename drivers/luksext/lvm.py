@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""LVM of an ext SR: which volume group lies on a device, how large its parts are, and growing them.
+
+The ext driver makes one group `XSLocalEXT-<SR UUID>` with one volume `<SR UUID>`, striped where the
+SR has several disks.
+"""
+import re
+from typing import List, NamedTuple, Optional
+
+from luksext.errors import CommandFailed
+from luksext.run import run
+
+GROUP_PREFIX = "XSLocalEXT-"
+
+_SR_GROUP = re.compile(
+    GROUP_PREFIX + r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
+
+# SM's lvm.conf may say that only the SR's master writes metadata (lvutil.py); this host has the SR.
+_WRITABLE = ["--config", "global{metadata_read_only=0}"]
+
+_DEADLINE = 120
+
+
+class Volume(NamedTuple):
+    """A logical volume: its device and the number of that as `major:minor`, -1:-1 while it is not
+    active; its size in bytes, and over how many disks it is striped."""
+
+    path: str
+    number: str
+    size: int
+    stripes: int
+
+
+class PhysicalVolume(NamedTuple):
+    """A disk of a group: its device, its size and what is free of it, in extents."""
+
+    path: str
+    extents: int
+    free: int
+
+
+def sr_group_on(device: str) -> Optional[str]:
+    """The group of an ext SR that `device` belongs to; None for anything else."""
+    try:
+        output = run(["pvs", "--noheadings", "-o", "vg_name", device]).stdout
+    except CommandFailed:
+        return None
+    name = output.decode("utf-8", "replace").strip()
+    return name if sr_of(name) else None
+
+
+def sr_of(group: str) -> Optional[str]:
+    """The UUID of the SR whose group that is, None where it is not an SR's."""
+    match = _SR_GROUP.match(group)
+    return match.group(1) if match else None
+
+
+def physical_volumes(group: str) -> List[PhysicalVolume]:
+    """The disks of `group`; one that is missing has the path `[unknown]`."""
+    lines = _report("vgs", "pv_name,pv_pe_count,pv_pe_alloc_count", group)
+    return [PhysicalVolume(path, int(count), int(count) - int(allocated))
+            for path, count, allocated in lines]
+
+
+def volume(group: str, name: str) -> Volume:
+    """The logical volume `name` of `group`. One that was extended has several segments."""
+    lines = _report("lvs", "lv_path,lv_kernel_major,lv_kernel_minor,lv_size,stripes",
+                    "{}/{}".format(group, name), "--segments")
+    path, major, minor, size = lines[0][:4]
+    return Volume(path, "{}:{}".format(major, minor), int(size),
+                  max(int(line[4]) for line in lines))
+
+
+def resize_physical_volume(device: str) -> None:
+    """Lets the group use all of `device`. A device that did not grow is left as it is."""
+    run(["pvresize", *_WRITABLE, device], deadline=_DEADLINE)
+
+
+def extend(path: str, extents: int) -> None:
+    """Adds `extents` to the volume `path`, which stays in use."""
+    run(["lvextend", *_WRITABLE, "-l", "+{}".format(extents), path], deadline=_DEADLINE)
+
+
+def _report(command: str, fields: str, subject: str, *options: str) -> List[List[str]]:
+    output = run([command, "--noheadings", "--nosuffix", "--units", "b", "--separator", "|",
+                  "-o", fields, *options, subject]).stdout.decode("utf-8", "replace")
+    return [line.strip().split("|") for line in output.splitlines() if line.strip()]

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""lvm and ext4: what is asked of their tools, and what is read from their answers."""
+import pytest
+
+import headers
+from luksext import ext4, lvm
+from luksext.errors import CommandFailed
+
+GROUP = "XSLocalEXT-" + headers.SR
+
+
+def test_the_group_of_an_sr_is_known_by_its_name(programs):
+    programs.add("pvs", "echo '  {}'".format(GROUP))
+    assert lvm.sr_group_on("/dev/mapper/luks-x") == GROUP
+    assert lvm.sr_of(GROUP) == headers.SR
+    assert programs.calls("pvs") == [["pvs", "--noheadings", "-o", "vg_name", "/dev/mapper/luks-x"]]
+
+
+@pytest.mark.parametrize("script", [
+    "echo '  vg0'", "echo", "exit 5", "echo '  XSLocalEXT-not-a-uuid'",
+    "echo '  VG_XenStorage-{}'".format(headers.SR), "echo '  {}x'".format(GROUP)])
+def test_anything_else_is_no_group_of_an_sr(programs, script):
+    programs.add("pvs", script)
+    assert lvm.sr_group_on("/dev/sdb") is None
+
+
+def test_the_disks_of_a_group_with_what_is_free_on_each(programs):
+    programs.add("vgs", "echo '  /dev/mapper/luks-a|60|60'; echo '  [unknown]|60|20'")
+    assert lvm.physical_volumes(GROUP) == [
+        lvm.PhysicalVolume("/dev/mapper/luks-a", 60, 0), lvm.PhysicalVolume("[unknown]", 60, 40)]
+    assert programs.calls("vgs")[0][-1] == GROUP
+
+
+def test_an_extended_volume_is_striped_as_its_widest_segment(programs):
+    programs.add("lvs", "for n in 1 2; do echo \"  /dev/vg/lv|254|3|251658240|$n\"; done")
+    assert lvm.volume(GROUP, headers.SR) == lvm.Volume("/dev/vg/lv", "254:3", 251658240, 2)
+
+
+def test_changes_are_written_whatever_the_hosts_lvm_conf_says(programs):
+    programs.add("pvresize")
+    programs.add("lvextend")
+    lvm.resize_physical_volume("/dev/mapper/luks-a")
+    lvm.extend("/dev/vg/lv", 12)
+    writable = ["--config", "global{metadata_read_only=0}"]
+    assert programs.calls("pvresize") == [["pvresize", *writable, "/dev/mapper/luks-a"]]
+    assert programs.calls("lvextend") == [["lvextend", *writable, "-l", "+12", "/dev/vg/lv"]]
+
+
+def test_the_size_of_a_filesystem_is_all_of_its_blocks(programs):
+    programs.add("dumpe2fs", "printf 'Block count:              57344\\n"
+                             "Reserved block count:     2867\\nBlock size:               4096\\n'")
+    assert ext4.size_of("/dev/vg/lv") == 57344 * 4096
+
+
+def test_what_is_no_filesystem_has_no_size(programs):
+    programs.add("dumpe2fs", "echo 'Filesystem features: none'")
+    with pytest.raises(CommandFailed, match="no size"):
+        ext4.size_of("/dev/vg/lv")
