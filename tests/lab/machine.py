@@ -35,6 +35,8 @@ from .guest import Guest, Result, Terminal
 from .process import spawn
 from .qmp import Qmp
 
+Firmware = Literal["bios", "uefi"]
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 # Seconds. Generous: a loaded host that emulates the processor is slow, and this only ends a wait
@@ -91,7 +93,7 @@ class Machine:
         memory_mib: int = 1024,
         cpus: int = 2,
         tpm: bool = True,
-        firmware: Literal["bios", "uefi"] = "bios",
+        firmware: Firmware = "bios",
     ) -> None:
         """Describe a machine; nothing runs yet.
 
@@ -309,6 +311,15 @@ class Machine:
     def clear_lockout(self) -> None:
         """End the lockout of the running guest's TPM, as its owner may at any time."""
         self.run("tpm2_dictionarylockout --clear-lockout")
+
+    # The firmware
+
+    def set_secure_boot_variable(self, name: str, content: bytes) -> None:
+        """Set db or dbx of the running guest's UEFI firmware; nothing as content removes it."""
+        file = f"/sys/firmware/efi/efivars/{name}-{uefi.IMAGE_SECURITY}"
+        # A variable is written as a whole; those that a firmware may need are protected.
+        write = f"[ ! -e {file} ] || chattr -i {file}; dd bs=1M conv=notrunc of={file}"
+        self.run(write, input=uefi.authenticated(content))
 
     # What is behind it
 

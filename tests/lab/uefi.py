@@ -19,6 +19,7 @@ from .errors import LabError
 _CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 _VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
+# The vendors of OsIndications and the like, and of db and dbx.
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 IMAGE_SECURITY = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 

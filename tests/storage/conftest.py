@@ -16,7 +16,7 @@ import pytest
 from lxml import etree
 
 from tests.lab.disks import Disk
-from tests.lab.machine import Machine
+from tests.lab.machine import Firmware, Machine
 from tests.storage.pool import Host
 
 _serial = itertools.count(1)
@@ -33,12 +33,18 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def firmware() -> Firmware:
+    """The firmware of the machine; a module may want another."""
+    return "bios"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, firmware: Firmware) -> Iterator[Machine]:
     """A running machine with a TPM and no disks."""
     folder = tmp_path_factory.mktemp("xcp")
     answers = folder / "state/var/log/xapi-answers"
     answers.mkdir(parents=True)
-    with Machine("xcp", folder, sm=real_sm(), cpus=1) as machine:
+    with Machine("xcp", folder, sm=real_sm(), cpus=1, firmware=firmware) as machine:
         machine.start()
         yield machine
     check_answers(answers)

@@ -21,7 +21,9 @@ S_CRTM_VERSION = 0x00000008
 
 BANKS = (("sha1", 0x0004), ("sha256", 0x000B))
 
-# What the TPM of the guest held after the boot that wrote the real log.
+# What the TPM of the guest held after the boot that wrote the real log, and PCR 7 of the one that
+# enforced Secure Boot.
+REAL_PCR_7_ENFORCED = "e7464f7da51f5233ec73099241393582911631ac64128d52eaa0207e6c7709af"
 REAL_PCRS = {
     0: "87ed0d849299ff67de70a6da0449c93b8aa52ab1eef86bfa5b7bd471e3613e63",
     1: "8e9d1fe23131f12d6a523e9c32eb3223d4dc25e14eb5fd60163e7ba8de0f248c",
@@ -36,9 +38,13 @@ REAL_PCRS = {
 }
 
 
-def real():
-    """The log of a guest that OVMF 2022.11 booted in setup mode, its kernel an EFI program."""
-    with gzip.open(os.path.join(os.path.dirname(__file__), "seeds", "eventlog.gz")) as packed:
+def real(name="eventlog"):
+    """The log of a guest that OVMF 2022.11 booted, its kernel an EFI program.
+
+    It was in setup mode; in the log "eventlog-enforced", it enforced Secure Boot by the keys of
+    Microsoft and Debian. There, QEMU's loader started the kernel, so nobody's signature counted.
+    """
+    with gzip.open(os.path.join(os.path.dirname(__file__), "seeds", name + ".gz")) as packed:
         return packed.read()
 
 
@@ -106,6 +112,10 @@ class Firmware:
             self.measure(pcr, SEPARATOR, bytes(4))
         for step in then:
             step(self)
+        self.show()
+
+    def show(self):
+        """Lets the kernel show the log, and the TPM hold what it replays to."""
         self.log.write_bytes(self.raw)
         events = eventlog.parse(self.raw)
         for bank, _ in BANKS:

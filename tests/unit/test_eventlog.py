@@ -17,6 +17,11 @@ def test_a_real_log_replays_to_what_the_tpm_held():
         == eventlogs.REAL_PCRS
 
 
+def test_a_real_log_of_enforced_secure_boot_replays_to_what_the_tpm_held():
+    events = eventlog.parse(eventlogs.real("eventlog-enforced"))
+    assert eventlog.replay(events, 7, "sha256").hex() == eventlogs.REAL_PCR_7_ENFORCED
+
+
 def test_a_real_log_names_the_variables_of_secure_boot_in_order():
     events = eventlog.measured(eventlog.parse(eventlogs.real()), 7)
     found = [eventlog.variable(event) for event in events

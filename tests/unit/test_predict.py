@@ -164,6 +164,19 @@ def test_a_variable_without_an_end_is_unpredictable(firmware):
     assert predict.predict(firmware.seal(7)).state == UNPREDICTABLE
 
 
+def test_a_real_log_of_enforced_secure_boot(firmware):
+    firmware.raw = eventlogs.real("eventlog-enforced")
+    for event in eventlog.measured(eventlog.parse(firmware.raw), 7):
+        if event.kind == eventlog.VARIABLE_DRIVER_CONFIG:
+            firmware.set(*eventlog.variable(event))
+    firmware.show()
+    pin = firmware.seal(7)
+    assert predict.predict(pin).state == OK
+    # An update of the forbidden signatures, as fwupd and Windows bring them.
+    firmware.set("dbx", SECURITY, efivars.read("dbx", SECURITY) + bytes(48))
+    assert predict.predict(pin).state == BREAKS
+
+
 # Who signed the boot loader
 
 def authority(booted):
