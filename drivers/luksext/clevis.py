@@ -7,13 +7,10 @@ first holds the pin and its configuration (clevis(1)).
 import base64
 import binascii
 import hashlib
-import http.client
 import json
 import os
 import re
 import shutil
-import urllib.error
-import urllib.request
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from luksext import tpm
@@ -232,6 +229,10 @@ def _refusal_of(pin: Pin, error: Exception) -> UnlockRefused:
 
 
 def _check_tang(pin: Pin) -> None:
+    # Imported here because every VDI operation loads this module, and few ask a server.
+    import http.client
+    import urllib.error
+    import urllib.request
     url = str(pin.config.get("url", ""))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
