@@ -12,6 +12,7 @@ from .driver import Driver
 from .log import Log
 from .operations import Operations
 from .registry import Registry
+from .scripts import Scripts
 from .secret import Secrets
 from .session import Sessions
 from .task import Tasks
@@ -34,8 +35,9 @@ class Core:
         self.sessions = Sessions(self.db)
         self.tasks = Tasks(self.db)
         self.secrets = Secrets(self.db, self.log)
+        self.scripts = Scripts()
         self.driver = Driver(
-            self.db, self.log, self.sessions, self.tasks, config.answers_dir
+            self.db, self.log, self.sessions, self.tasks, self.scripts, config.answers_dir
         )
         self.registry = Registry(config, self.db, self.log, self.driver)
         self.operations = Operations(self.db, self.registry)
@@ -48,5 +50,6 @@ class Core:
 
     def close(self) -> None:
         """Bring the database to disk and close the log."""
+        self.scripts.close()
         self.db.flush()
         self.log.close()

@@ -15,6 +15,7 @@ from .db import Database
 from .errors import ApiError
 from .log import Log
 from .schema import NULL
+from .scripts import Scripts
 from .session import Sessions
 from .task import Tasks
 
@@ -50,9 +51,16 @@ class Driver:
     """Runs an executable of SMAPIv1."""
 
     def __init__(
-        self, db: Database, log: Log, sessions: Sessions, tasks: Tasks, answers: Path
+        self,
+        db: Database,
+        log: Log,
+        sessions: Sessions,
+        tasks: Tasks,
+        scripts: Scripts,
+        answers: Path,
     ) -> None:
         self._answers = answers
+        self._scripts = scripts
         self._db = db
         self._log = log
         self._sessions = sessions
@@ -141,7 +149,7 @@ class Driver:
         return None if sr == NULL else str(self._db.get("SR", sr, "uuid"))
 
     def _run(self, executable: Path, request: str, subject: Subject | None = None) -> ET.Element:
-        outcome = process.run([str(executable), request], ENVIRONMENT)
+        outcome = self._scripts.run([str(executable), request], ENVIRONMENT)
         self._keep(outcome)
         out = outcome.out.decode("utf-8", "replace")
         if outcome.trouble:

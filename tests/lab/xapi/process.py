@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import IO
 
 PATH = "/sbin:/usr/sbin:/bin:/usr/bin"
 OPEN_FILES = 1024
@@ -46,9 +47,14 @@ def run(argv: list[str], environment: Mapping[str, str]) -> Outcome:
             start_new_session=True,
             check=False,
         ).returncode
-        out.seek(0)
-        err.seek(0)
-        return Outcome(out.read(), err.read().decode("utf-8", "replace"), _trouble(code))
+        return outcome(out, err, code)
+
+
+def outcome(out: IO[bytes], err: IO[bytes], code: int) -> Outcome:
+    """What the files `out` and `err` hold; `code` is as subprocess has it."""
+    out.seek(0)
+    err.seek(0)
+    return Outcome(out.read(), err.read().decode("utf-8", "replace"), _trouble(code))
 
 
 def _trouble(code: int) -> str:
