@@ -5,7 +5,6 @@ A new binding is proved before an old one goes: cut short at any step, a contain
 never one too few. Callers see to it that one change at a time is made.
 """
 import datetime
-import secrets
 from typing import Any, Dict, List, Optional
 
 from luksext import clevis, cryptsetup, generation, keyslots, options
@@ -35,7 +34,7 @@ def _add(container: LuksContainer, way: Way, pin: Pin,
     pin = options.check_pin(pin)
     clevis.check_tools(pin)
     device, kind = container.device, container.generation
-    key = secrets.token_urlsafe(32).encode("ascii")
+    key = clevis.new_key()
     jwe = clevis.seal(pin, key)
     slot = kind.free_slot(device, container.header)
     with keyslots.taken_back_on_failure(container, slot):

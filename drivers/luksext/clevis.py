@@ -58,6 +58,12 @@ def _require_tools_of(leaf: Pin) -> None:
         require("tpm2_createprimary", "tpm2_load", "tpm2_unseal")
 
 
+def new_key() -> bytes:
+    """A random key of 256 bits to seal, in printable characters as clevis makes its own."""
+    # As secrets.token_urlsafe, whose module would take longer to load than all of this package.
+    return base64.urlsafe_b64encode(os.urandom(32)).rstrip(b"=")
+
+
 def seal(pin: Pin, key: bytes) -> str:
     """Seals `key`, returns the JWE.
 

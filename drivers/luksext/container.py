@@ -5,9 +5,7 @@ A container is known by its LUKS UUID, never by the name of its disk. Before it 
 header is compared with what was recorded when it was made; after, the kernel's table with what was
 asked for.
 """
-import base64
 import contextlib
-import os
 import time
 import uuid as uuids
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -187,8 +185,7 @@ def format_container(device: str, identity: Identity, options: Options,
 
     passphrase: becomes a second keyslot, where given.
     """
-    # As secrets.token_urlsafe, whose module would take longer to load than all of this package.
-    key = base64.urlsafe_b64encode(os.urandom(32)).rstrip(b"=")
+    key = clevis.new_key()
     jwe = clevis.seal(options.pin, key)
     version = options.luks_version or 0
     generation = GENERATIONS[version]

@@ -7,8 +7,8 @@ All 28 weights differ and none is zero, so every wrong character and every swap 
 
 The keyslot's passphrase is the text exactly as it is printed: `cryptsetup open` takes it by hand.
 """
+import os
 import re
-import secrets
 from typing import List
 
 from luksext.errors import RecoveryKeyInvalid
@@ -30,7 +30,7 @@ _SPLIT = re.compile(_SEPARATORS)
 
 def generate() -> str:
     """A new recovery key, such as 0000-0000-0000-0000-0000-0000-0000."""
-    values = [secrets.randbelow(32) for _ in range(_LENGTH - 1)]
+    values = [byte % 32 for byte in os.urandom(_LENGTH - 1)]
     return _printed("".join(_ALPHABET[value] for value in [*values, _check(values)]))
 
 
