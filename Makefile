@@ -46,7 +46,7 @@ install:
 	install -d $(DESTDIR)$(SM_DIR)/luksext $(DESTDIR)$(LIBEXEC_DIR) $(DESTDIR)$(PYTHON_SITE)
 	install -m 755 drivers/LUKSEXTSR.py $(DESTDIR)$(SM_DIR)
 	ln -sf LUKSEXTSR.py $(DESTDIR)$(SM_DIR)/LUKSEXTSR
-	install -m 644 drivers/luksext_sm.py drivers/luksext_types.py $(DESTDIR)$(SM_DIR)
+	install -m 644 drivers/luksext_*.py $(DESTDIR)$(SM_DIR)
 	install -m 644 drivers/luksext/*.py $(DESTDIR)$(SM_DIR)/luksext
 	install -m 755 libexec/luksext-gc libexec/luksext-sm-plugins $(DESTDIR)$(LIBEXEC_DIR)
 	install -m 644 python/luksext_plugins.py python/luksext.pth $(DESTDIR)$(PYTHON_SITE)
@@ -58,7 +58,7 @@ install:
 uninstall:
 	rm -rf $(DESTDIR)$(SM_DIR)/luksext
 	rm -f $(DESTDIR)$(SM_DIR)/LUKSEXTSR $(DESTDIR)$(SM_DIR)/LUKSEXTSR.py \
-	  $(DESTDIR)$(SM_DIR)/luksext_sm.py $(DESTDIR)$(SM_DIR)/luksext_types.py \
+	  $(DESTDIR)$(SM_DIR)/luksext_*.py \
 	  $(DESTDIR)$(LIBEXEC_DIR)/luksext-gc $(DESTDIR)$(LIBEXEC_DIR)/luksext-sm-plugins \
 	  $(DESTDIR)$(PYTHON_SITE)/luksext_plugins.py $(DESTDIR)$(PYTHON_SITE)/luksext.pth \
 	  $(DESTDIR)$(UNIT_DIR)/SMGC@.service.d/luksext.conf \

@@ -20,6 +20,7 @@ if _INSTALLED not in sys.path:
     sys.path.append(_INSTALLED)
 
 # pylint: disable=wrong-import-position
+import luksext_adopt  # noqa: E402
 from luksext import container as containers  # noqa: E402
 from luksext import devices, header, options  # noqa: E402
 from luksext.container import LuksContainer, Record  # noqa: E402
@@ -199,6 +200,13 @@ class LUKSEXTSR(EXTSR.EXTSR):
                 raise
         for mapping in mappings:
             containers.close_mapping(mapping)
+
+    def scan(self, sr_uuid):
+        """Scans; of VDIs that are being adopted, writes what only a driver may write."""
+        result = super(LUKSEXTSR, self).scan(sr_uuid)
+        for record in self._records()[:1]:
+            luksext_adopt.restore_snapshots(self.session, record.uuid)
+        return result
 
     @SR.deviceCheck
     @_explained

@@ -542,6 +542,20 @@ class AdoptionUnfinished(LuksError):
             "Cure the cause, then go on with: luksext adopt --sr-uuid={}".format(sr_uuid))
 
 
+class SrNotEmpty(LuksError):
+    """An SR that is to be made anew while VDIs are in it."""
+
+    code = 6273
+
+    def __init__(self, sr_uuid: str, vdis: List[str]) -> None:
+        super().__init__(
+            "The SR {} of this host is not empty: it holds the VDIs {}. Nothing was "
+            "changed.".format(sr_uuid, ", ".join(vdis)),
+            "Move each to another SR, with its VM running `xe vdi-pool-migrate uuid=VDI "
+            "sr-uuid=SR`, else `xe vdi-copy uuid=VDI sr-uuid=SR`; delete what is not needed; then "
+            "run the command again.")
+
+
 class NotPlugged(LuksError):
     """Something that needs the SR in use, while it is not."""
 

@@ -415,6 +415,16 @@ def test_attach_notes_the_disks_and_not_the_mappings(lab):
     assert [note[1] for note in lab.notes if note[0] == "scheduler"] == disks
 
 
+def test_a_scan_completes_the_vdis_of_an_adoption(lab, monkeypatch):
+    made, _ = created(lab)
+    ext, adopted = lab.driver.EXTSR.EXTSR, []
+    monkeypatch.setattr(ext, "scan", lambda self, sr_uuid: lab.log.append("scanned") or "answer")
+    monkeypatch.setattr(lab.driver.luksext_adopt, "restore_snapshots",
+                        lambda session, luks_uuid: adopted.append((lab.log[-1], luks_uuid)))
+    assert made.scan(SR) == "answer"
+    assert adopted == [("scanned", made._records()[0].uuid)]
+
+
 def test_attach_twice_is_no_error(lab):
     made, _ = created(lab)
     made.attach(SR)

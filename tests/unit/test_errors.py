@@ -27,7 +27,7 @@ ARGUMENTS = {
     "holder": "4711", "since": "today",
     "luks_uuid": "LUKS-UUID", "created": "yesterday", "slots": [1, 3],
     "alert": "LUKS-W099", "known": ["LUKS-W001", "LUKS-W002"],
-    "container": 1 << 30, "disk": 1 << 29,
+    "vdis": ["VDI-1", "VDI-2"], "container": 1 << 30, "disk": 1 << 29,
 }
 
 # What an error must name so that an administrator knows where to look.
@@ -63,6 +63,7 @@ def test_codes_are_stable():
         "BindingHealthy": 6253, "WrongSlot": 6254, "NameRefused": 6255, "HeaderFull": 6256,
         "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259,
         "NotAdoptable": 6270, "SrNotAdoptable": 6271, "AdoptionUnfinished": 6272,
+        "SrNotEmpty": 6273,
         "NotPlugged": 6275, "DiskShrank": 6276}
 
 
