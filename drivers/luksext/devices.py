@@ -80,9 +80,18 @@ def check_suitable(device: str) -> None:
 
 def check_empty(device: str) -> None:
     """Raises DeviceNotEmpty where libblkid finds any signature on `device`."""
-    signatures = _signatures(device)
-    if signatures:
-        raise DeviceNotEmpty(device, signatures)
+    found = signatures(device)
+    if found:
+        raise DeviceNotEmpty(device, found)
+
+
+def signatures(device: str) -> List[str]:
+    """The kinds of what libblkid finds on `device`, such as ext4, LVM2_member, gpt."""
+    # `wipefs -p` prints offset,uuid,label,type; a line that starts with # is its heading.
+    output = run(["wipefs", "-p", device]).stdout.decode("utf-8", "replace")
+    kinds = [line.rsplit(",", 1)[-1] for line in output.splitlines()
+             if line and not line.startswith("#")]
+    return sorted(set(kinds))
 
 
 def check_free(device: str) -> None:
@@ -119,6 +128,17 @@ def logical_block_size(device: str) -> int:
 def number_of(device: str) -> str:
     """`major:minor` of `device`, as device-mapper tables name it."""
     return _attribute(device, "dev")
+
+
+def world_wide_name(device: str) -> str:
+    """What the maker of the disk calls it, or of the disk that a partition is on; "" if unknown."""
+    name = kernel_name(device)
+    for disk in (name, _parent(name)):
+        for attribute in ("wwid", "device/wwid"):
+            value = _read(os.path.join(_SYSFS, disk, attribute))
+            if value:
+                return " ".join(value.split())
+    return ""
 
 
 def holders(device: str) -> List[str]:
@@ -242,14 +262,6 @@ def _dm_uuid(name: str) -> str:
 def _is_multipath(name: str) -> bool:
     uuid = _dm_uuid(name)
     return uuid.startswith("mpath-") or "-mpath-" in uuid
-
-
-def _signatures(device: str) -> List[str]:
-    # `wipefs -p` prints offset,uuid,label,type; a line that starts with # is its heading.
-    output = run(["wipefs", "-p", device]).stdout.decode("utf-8", "replace")
-    kinds = [line.rsplit(",", 1)[-1] for line in output.splitlines()
-             if line and not line.startswith("#")]
-    return sorted(set(kinds))
 
 
 def _attribute(device: str, name: str) -> str:

@@ -262,6 +262,17 @@ class OldHeader(LuksError):
             "--force=true, then revoke those keys once more.")
 
 
+class NotWritten(LuksError):
+    """A note or header backup that this host could not keep."""
+
+    code = 6266
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            "{} cannot be written on this host: {}.".format(path, reason),
+            "Make room on the filesystem of dom0 (`df -h /var/lib`), then run the command again.")
+
+
 class AlertUnknown(LuksError):
     """A code that no alert has."""
 

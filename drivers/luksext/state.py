@@ -16,13 +16,15 @@ import time
 from typing import Any, Dict, Iterator
 
 from luksext import run
-from luksext.errors import Busy
+from luksext.errors import Busy, NotWritten, Unsupported
 
 # On the root filesystem of dom0, and so off the encrypted volumes.
 FOLDER = "/var/lib/luksext"
 
 # Names come from headers, which anybody may have written: none may lead out of a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+_TEMPORARY = ".new-"
 
 _RETRY_SECONDS = 0.1
 
@@ -83,20 +85,33 @@ def destroy(path: str) -> None:
 
 
 def write(path: str, content: bytes) -> None:
-    """Replaces the file `path`, root only: a power cut leaves the old content or the new one."""
+    """Replaces the file `path`, root only: a power cut leaves the old content or the new one.
+
+    Raises NotWritten.
+    """
     folder = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(prefix=".new-", dir=folder)
     try:
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
+        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
+        try:
+            with open(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(folder)
+    except OSError as error:
+        raise NotWritten(path, error.strerror or str(error)) from error
+
+
+def clear_temporary(folder: str) -> None:
+    """Removes what a writer that was killed left in `folder`. Only where nobody writes now."""
+    for name in os.listdir(folder):
+        if name.startswith(_TEMPORARY):
+            destroy(os.path.join(folder, name))
 
 
 def _sync_folder(folder: str) -> None:
@@ -140,5 +155,7 @@ def _take(lock: Any, name: str, seconds: float) -> None:
 
 def _checked(name: str) -> str:
     if not _NAME.match(name):
-        raise ValueError("no name for a file: {!r}".format(name))
+        raise Unsupported(
+            "A container of this host is called {!r}: that is no LUKS UUID.".format(name),
+            "Give it one with `cryptsetup luksUUID --uuid UUID DEVICE` (`uuidgen` makes one).")
     return name

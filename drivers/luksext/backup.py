@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Backups of headers: kept on this host after each change, exported, and restored.
+
+A backup has the whole area in front of the data. That is more than `cryptsetup luksHeaderBackup`
+saves of LUKS1, where luksmeta, which has the bindings, lies behind the keyslots.
+
+Whoever has a backup and a key that was valid then can read the disk, even after that key was
+revoked. So each has a serial number, and a revocation makes those before it too old.
+"""
+import contextlib
+import hashlib
+import os
+import re
+import time
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+from luksext import devices, header, rawdisk, state
+from luksext.backupfile import TRAILER_LIMIT, Backup, manifest, pack, unpack
+from luksext.container import LuksContainer
+from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy, HeaderDamaged,
+                            LuksError, OldHeader, Unsupported)
+from luksext.header import Header
+from luksext.run import log
+from luksext.state import Store
+
+# How many are kept of a container.
+KEPT = 3
+
+_NOTE = "headers"
+_FOLDER = "headers"
+_FILE = re.compile(r"([0-9]{1,18})\.header\Z")
+
+# More than LUKS2 can have: two copies of 4 MiB, and 128 MiB of keyslots.
+_AREA_LIMIT = 256 * 1024 * 1024
+
+_TRIES = 3
+
+
+class Restored(NamedTuple):
+    """What was restored. revived: keyslots whose keys the header before had no longer."""
+
+    luks_uuid: str
+    serial: int
+    revived: List[int]
+
+
+def create(container: LuksContainer, reason: str) -> Backup:
+    """Backs up the header of `container` on this host, and removes what is too old or too many.
+
+    Where nothing changed, the newest backup is returned. Raises Unsupported for a container in
+    re-encryption: its header is out of date at once.
+    """
+    with _locked(container.uuid):
+        return _create(container, reason)
+
+
+def list_of(luks_uuid: str) -> List[Backup]:
+    """The backups of a container that are on this host, oldest first."""
+    found = []
+    for serial in _serials(luks_uuid):
+        try:
+            with open(_path(luks_uuid, serial), "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TRAILER_LIMIT))
+                backup, _ = manifest(file.read())
+        except (OSError, BackupDamaged) as error:
+            log.error("the header backup %d of %s cannot be read: %s", serial, luks_uuid, error)
+            continue
+        if backup.luks_uuid == luks_uuid and backup.serial == serial:
+            found.append(backup)
+    return found
+
+
+def is_fresh(container: LuksContainer) -> bool:
+    """Whether the newest backup on this host is what is on the disk now."""
+    backups = list_of(container.uuid)
+    if not backups or backups[-1].serial < _minimum(container.uuid, backups):
+        return False
+    try:
+        _, area = _area(container.device)
+    except LuksError:
+        return False
+    return _is_same(backups[-1], container.device, area)
+
+
+def export(backup: Backup) -> bytes:
+    """The file of `backup`, to be kept off this host. Raises BackupMissing, BackupDamaged."""
+    try:
+        with open(_path(backup.luks_uuid, backup.serial), "rb") as file:
+            content = file.read()
+    except OSError:
+        raise BackupMissing(backup.luks_uuid) from None
+    unpack(content)
+    return content
+
+
+def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = False) -> Restored:
+    """Writes the backup in `content` over the header area of `device`, and proves it by reading.
+
+    The header that is there, if it is intact, is backed up before. A restoration that is cut short
+    leaves a header that may not open, and can be repeated.
+
+    luks_uuid: of the container that was recorded for the device, "" where nothing is.
+    force: restore although keys come back that were revoked, the disk is another one or grew, or it
+    carries something else.
+
+    Raises BackupDamaged, BackupOfAnother, OldHeader, DeviceInUse, Unsupported.
+    """
+    devices.check_exists(device)
+    backup, area, wanted = unpack(content)
+    current = header.find(device)
+    _check_container(device, backup, wanted, current, luks_uuid)
+    known = _known_marks(backup.luks_uuid, current)
+    revived = [int(slot) for slot, mark in sorted(backup.marks.items())
+               if known and known.get(slot) != mark]
+    if not force:
+        _check_disk(device, backup, current)
+        if backup.serial < _minimum(backup.luks_uuid, list_of(backup.luks_uuid)):
+            raise OldHeader(device, backup.created, revived)
+    with _locked(backup.luks_uuid):
+        if current is not None:
+            _create(LuksContainer(device, current), "before a restoration")
+        rawdisk.overwrite(device, area)
+        if rawdisk.differs(device, area) or header.read(device) != wanted:
+            raise HeaderDamaged(device, "what was written to it does not read back")
+        _create(LuksContainer(device, wanted), "restored")
+    return Restored(backup.luks_uuid, backup.serial, revived)
+
+
+def outdate(container: LuksContainer) -> None:
+    """Makes all backups so far too old. To be called before a key is destroyed: killed after that,
+    no backup brings the key back; killed before, there is only a backup to be made."""
+    with _locked(container.uuid):
+        backups = list_of(container.uuid)
+        _note(container.uuid, minimum=_next_serial(container.uuid, backups))
+
+
+def revoked(container: LuksContainer) -> None:
+    """After a key was destroyed: destroys the backups on this host, which hold it, and makes one
+    without it."""
+    outdate(container)
+    create(container, "a key was revoked")
+
+
+def _create(container: LuksContainer, reason: str) -> Backup:
+    uuid, device = container.uuid, container.device
+    found, area = _area(device)
+    backups = list_of(uuid)
+    minimum = _minimum(uuid, backups)
+    if backups and backups[-1].serial >= minimum and _is_same(backups[-1], device, area):
+        _prune(uuid, minimum)
+        return backups[-1]
+    serial = max(_next_serial(uuid, backups), minimum)
+    backup = Backup(
+        luks_uuid=uuid, version=found.version, serial=serial, minimum=minimum,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), reason=reason,
+        device_size=devices.size_of(device), disk=devices.world_wide_name(device),
+        payload_offset=found.payload_offset, volume_key=found.volume_key,
+        marks=_texts(found.marks), sha256=hashlib.sha256(area).hexdigest())
+    Store(uuid).make(_FOLDER)
+    state.write(_path(uuid, serial), pack(backup, area))
+    _note(uuid, volume_key=found.volume_key, device_size=backup.device_size)
+    _prune(uuid, minimum)
+    return backup
+
+
+def _area(device: str) -> Tuple[Header, bytes]:
+    """The header of `device` and the whole area in front of the data, read while nobody wrote."""
+    for _ in range(_TRIES):
+        found = header.read(device)
+        _refuse_reencryption(device, found)
+        if not 0 < found.payload_offset <= _AREA_LIMIT:
+            raise Unsupported(
+                "The header area of {} cannot be backed up: it has {} bytes.".format(
+                    device, found.payload_offset),
+                "Use cryptsetup luksHeaderBackup {} --header-backup-file FILE".format(device))
+        area = rawdisk.read(device, found.payload_offset)
+        if header.parse(device, area) == header.read(device) == found:
+            return found, area
+    raise Busy(device, "", "")
+
+
+def _refuse_reencryption(device: str, found: Header) -> None:
+    if found.reencryption is not None:
+        raise Unsupported(
+            "The header of {} cannot be backed up or replaced while the disk is being "
+            "re-encrypted.".format(device),
+            "Let that end first: luksext reencrypt-status, luksext reencrypt-resume")
+
+
+def _is_same(backup: Backup, device: str, area: bytes) -> bool:
+    return (backup.device_size == devices.size_of(device)
+            and backup.sha256 == hashlib.sha256(area).hexdigest())
+
+
+def _check_container(device: str, backup: Backup, wanted: Header, current: Any,
+                     luks_uuid: str) -> None:
+    """Raises where the backup is of another container: no force makes that right."""
+    expected = luks_uuid or backup.luks_uuid
+    if current is not None and current.uuid != expected:
+        raise BackupOfAnother(device, "the LUKS UUID " + backup.luks_uuid,
+                              "the one on the disk, " + current.uuid)
+    if backup.luks_uuid != expected:
+        raise BackupOfAnother(device, "the LUKS UUID " + backup.luks_uuid, expected)
+    if current is not None:
+        _refuse_reencryption(device, current)
+    volume_key = Store(backup.luks_uuid).load(_NOTE).get("volume_key", wanted.volume_key)
+    if wanted.volume_key != volume_key:
+        raise BackupOfAnother(device, "a volume key that was replaced since", "the present one")
+    if devices.size_of(device) < backup.device_size:
+        raise BackupOfAnother(device, "a disk of {} bytes".format(backup.device_size),
+                              "one of {}".format(devices.size_of(device)))
+
+
+def _check_disk(device: str, backup: Backup, current: Any) -> None:
+    """Raises where the disk may be another one."""
+    name = devices.world_wide_name(device)
+    if backup.disk and name and backup.disk != name:
+        raise BackupOfAnother(device, "the disk " + backup.disk, "the disk {} (or "
+                              "--force=true, if it is a copy)".format(name))
+    size = devices.size_of(device)
+    noted = Store(backup.luks_uuid).load(_NOTE).get("device_size")
+    if size not in (backup.device_size, noted):
+        raise BackupOfAnother(device, "a disk of {} bytes".format(backup.device_size),
+                              "one of {} (or --force=true, if it grew)".format(size))
+    others = [kind for kind in devices.signatures(device) if kind != "crypto_LUKS"]
+    if current is None and others:
+        raise BackupOfAnother(device, "an encrypted disk", "one that carries {} (or --force=true, "
+                              "to overwrite that)".format(", ".join(others)))
+
+
+def _known_marks(luks_uuid: str, current: Any) -> Dict[str, str]:
+    """The keys of the header that is on the disk, or was when it was last backed up."""
+    if current is not None:
+        return _texts(current.marks)
+    backups = list_of(luks_uuid)
+    return backups[-1].marks if backups else {}
+
+
+@contextlib.contextmanager
+def _locked(luks_uuid: str) -> Any:
+    with state.locked("headers-" + luks_uuid):
+        yield
+
+
+def _path(luks_uuid: str, serial: int) -> str:
+    return os.path.join(Store(luks_uuid).folder, _FOLDER, "{}.header".format(serial))
+
+
+def _serials(luks_uuid: str) -> List[int]:
+    try:
+        names = os.listdir(os.path.join(Store(luks_uuid).folder, _FOLDER))
+    except FileNotFoundError:
+        return []
+    return sorted(int(match.group(1)) for match in map(_FILE.match, names) if match)
+
+
+def _next_serial(luks_uuid: str, backups: List[Backup]) -> int:
+    last = max([0, *_serials(luks_uuid), _minimum(luks_uuid, backups)])
+    return max(last + 1, int(time.time()))
+
+
+def _minimum(luks_uuid: str, backups: List[Backup]) -> int:
+    """The least serial that holds no revoked key; each backup repeats it, should the note get
+    lost."""
+    noted = Store(luks_uuid).load(_NOTE).get("minimum", 0)
+    return max([noted, *(backup.minimum for backup in backups)])
+
+
+def _note(luks_uuid: str, **values: Any) -> None:
+    store = Store(luks_uuid)
+    store.save(_NOTE, dict(store.load(_NOTE), **values))
+
+
+def _prune(luks_uuid: str, minimum: int) -> None:
+    """Destroys what holds revoked keys or is older than the newest that are kept, and what a
+    writer that was killed left behind."""
+    intact = [backup.serial for backup in list_of(luks_uuid) if backup.serial >= minimum]
+    oldest = intact[-KEPT:][0]
+    for serial in _serials(luks_uuid):
+        if serial < oldest:
+            state.destroy(_path(luks_uuid, serial))
+    state.clear_temporary(os.path.join(Store(luks_uuid).folder, _FOLDER))
+
+
+def _texts(marks: Dict[int, str]) -> Dict[str, str]:
+    return {str(slot): mark for slot, mark in marks.items()}
