@@ -230,3 +230,15 @@ def test_the_real_sysfs_is_understood():
         assert devices.size_of(path) > 0
         assert ":" in devices.number_of(path)
         devices.holders(path)
+
+
+def test_a_disk_has_the_name_that_its_maker_gave_it_and_so_has_its_partition(sysfs):
+    disk, other, nvme = sysfs.disk("sdb"), sysfs.disk("sdc"), sysfs.disk("nvme0n1")
+    part = sysfs.partition("sdb", "sdb1")
+    (sysfs.block / "sdb" / "device").mkdir()
+    (sysfs.block / "sdb" / "device" / "wwid").write_text("t10.ATA     DISK   123 \n")
+    (sysfs.block / "nvme0n1" / "wwid").write_text("eui.0025\n")
+    assert devices.world_wide_name(disk) == "t10.ATA DISK 123"
+    assert devices.world_wide_name(part) == "t10.ATA DISK 123"
+    assert devices.world_wide_name(nvme) == "eui.0025"
+    assert devices.world_wide_name(other) == ""
