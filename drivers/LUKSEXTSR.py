@@ -20,7 +20,6 @@ if _INSTALLED not in sys.path:
     sys.path.append(_INSTALLED)
 
 # pylint: disable=wrong-import-position
-import luksext_adopt  # noqa: E402
 from luksext import container as containers  # noqa: E402
 from luksext import devices, header, options  # noqa: E402
 from luksext.container import LuksContainer, Record  # noqa: E402
@@ -203,6 +202,8 @@ class LUKSEXTSR(EXTSR.EXTSR):
 
     def scan(self, sr_uuid):
         """Scans; of VDIs that are being adopted, writes what only a driver may write."""
+        # Here, since every other command would load it for nothing.
+        import luksext_adopt
         result = super(LUKSEXTSR, self).scan(sr_uuid)
         for record in self._records()[:1]:
             luksext_adopt.restore_snapshots(self.session, record.uuid)

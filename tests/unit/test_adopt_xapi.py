@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import pytest
 
-import fake_xapi
 import headers
-import luksext_adopt
+import fake_xapi  # before what imports XenAPI
 from fake_xapi import NULL, Killed, Xapi
+import luksext_adopt
 from luksext import adopt, devices, state
 from luksext.clevis import Pin
 from luksext.errors import AdoptionUnfinished, DeviceInUse, DeviceIsOurs, SrNotAdoptable

@@ -419,7 +419,7 @@ def test_a_scan_completes_the_vdis_of_an_adoption(lab, monkeypatch):
     made, _ = created(lab)
     ext, adopted = lab.driver.EXTSR.EXTSR, []
     monkeypatch.setattr(ext, "scan", lambda self, sr_uuid: lab.log.append("scanned") or "answer")
-    monkeypatch.setattr(lab.driver.luksext_adopt, "restore_snapshots",
+    monkeypatch.setattr(importlib.import_module("luksext_adopt"), "restore_snapshots",
                         lambda session, luks_uuid: adopted.append((lab.log[-1], luks_uuid)))
     assert made.scan(SR) == "answer"
     assert adopted == [("scanned", made._records()[0].uuid)]

@@ -3,8 +3,8 @@
 import pytest
 
 import headers
+from fake_xapi import NULL, SCANNED_VDI, Killed, Xapi  # before what imports XenAPI
 import luksext_encrypt
-from fake_xapi import NULL, SCANNED_VDI, Killed, Xapi
 from luksext import devices, state
 from luksext.errors import OptionInvalid, PinRefuses, SrNotAdoptable, SrNotEmpty
 
