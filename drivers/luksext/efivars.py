@@ -11,10 +11,11 @@ FOLDER = "/sys/firmware/efi/efivars"
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 IMAGE_SECURITY = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 
-# What decides on Secure Boot. All are visible at run time: one that is not there is empty.
-SECURE_BOOT = frozenset([("SecureBoot", GLOBAL), ("PK", GLOBAL), ("KEK", GLOBAL),
-                         ("db", IMAGE_SECURITY), ("dbx", IMAGE_SECURITY),
-                         ("dbt", IMAGE_SECURITY), ("dbr", IMAGE_SECURITY)])
+# What decides on Secure Boot. All are visible at run time: one that is not there is empty. Firmware
+# always measures the first ones, and the others where it has them.
+ALWAYS_MEASURED = (("SecureBoot", GLOBAL), ("PK", GLOBAL), ("KEK", GLOBAL),
+                   ("db", IMAGE_SECURITY), ("dbx", IMAGE_SECURITY))
+SECURE_BOOT = (*ALWAYS_MEASURED, ("dbt", IMAGE_SECURITY), ("dbr", IMAGE_SECURITY))
 
 # A file in efivarfs starts with the variable's attributes, 32 bits.
 _ATTRIBUTES = 4

@@ -3,7 +3,8 @@
 
 The firmware will measure again what it measured at this boot, but for what was changed since. So
 the event log of this boot is replayed, with the variables of the firmware as they are now in the
-place of those that it measured. What is not known is "unpredictable" and never "ok".
+place of those that it measured. What is not known is "unpredictable" and never "ok". Without a log,
+it can still be told that PCR 7 will change, see `started`.
 
 Not seen: what is done to the host while it is off, in the firmware's setup, or by a management
 controller. These are taken to stay as they are.
@@ -11,7 +12,7 @@ controller. These are taken to stay as they are.
 import struct
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from luksext import efivars, eventlog, pcrs
+from luksext import efivars, eventlog, pcrs, started
 from luksext.clevis import Pin, shares
 from luksext.errors import LuksError
 from luksext.eventlog import Event, LogDamaged, Variable
@@ -120,22 +121,38 @@ def _now(policy: Policy, now: Values) -> Prediction:
 
 
 def _at_next_boot(policy: Policy, now: Values) -> Prediction:
-    after = _next_values(policy, now)
+    try:
+        return _compared(policy, now, _next_values(policy, now))
+    except _Unknown:
+        changed = started.changed()
+        if 7 in policy.numbers and changed and _now(policy, now).state == OK:
+            return _breaks(["7"], _changed(changed))
+        raise
+
+
+def _compared(policy: Policy, now: Values, after: Dict[int, _Next]) -> Prediction:
+    """The values of the PCRs at the next boot, and the policy. Raises _Unknown."""
     values = {pcr: known.value for pcr, known in after.items() if known.value is not None}
     changed = [str(pcr) for pcr in policy.numbers if after[pcr].changes]
     if len(values) == len(after) and pcrs.policy_digest(policy, values) == policy.digest:
         return Prediction(OK, "PCRs {} will be as the key is sealed to.".format(
             ",".join(map(str, policy.numbers))))
     # With some values unknown, only a key that fits now tells what they would have to be.
-    fits_now = pcrs.policy_digest(policy, now) == policy.digest
-    if fits_now and changed:
-        return Prediction(BREAKS, "PCR {} will change at the next boot: {}.".format(
-            ",".join(changed), after[int(changed[0])].reason))
+    if changed and _now(policy, now).state == OK:
+        return _breaks(changed, after[int(changed[0])].reason)
     if len(values) == len(after):
         return Prediction(BREAKS, "PCRs {} have other values than the key is sealed to, also after "
                                   "the next boot.".format(",".join(map(str, policy.numbers))))
-    reason = next(known.reason for known in after.values() if known.value is None)
-    raise _Unknown(reason)
+    raise _Unknown(next(known.reason for known in after.values() if known.value is None))
+
+
+def _breaks(pcrs_that_change: List[str], reason: str) -> Prediction:
+    return Prediction(BREAKS, "PCR {} will change at the next boot: {}.".format(
+        ",".join(pcrs_that_change), reason))
+
+
+def _changed(names: List[str]) -> str:
+    return "the firmware's variable {} was changed".format(", ".join(names))
 
 
 def _next_values(policy: Policy, now: Values) -> Dict[int, _Next]:
@@ -182,10 +199,7 @@ def _replayed(events: List[Event], bank: str, value: bytes) -> _Next:
         value = _extended(bank, value, after)
     if changes and _platform_key_comes_or_goes(events):
         unknown.append("Secure Boot is being set up")
-    if changes:
-        reason = "the firmware's variable {} was changed".format(", ".join(changes))
-    else:
-        reason = unknown[0] if unknown else ""
+    reason = _changed(changes) if changes else "".join(unknown[:1])
     return _Next(None if unknown else value, bool(changes), reason)
 
 

@@ -16,9 +16,10 @@ from tests.storage.pool import Host, Sr
 # The hash of a program that is not there: it forbids nothing.
 HASHES = uefi.signature_list([b"\x5a" * 32])
 
-_PREDICT = """
-import json, sys
-sys.path.insert(0, "/opt/xensource/sm")
+_PACKAGE = "import sys; sys.path.insert(0, '/opt/xensource/sm')"
+
+_PREDICT = f"""{_PACKAGE}
+import json
 from luksext import clevis, header, predict
 from luksext.generation import GENERATIONS
 for name in sys.argv[1:]:
@@ -28,6 +29,8 @@ for name in sys.argv[1:]:
     pin = clevis.describe(name)
     print(json.dumps([*predict.predict(pin), predict.current(pin)]))
 """
+
+_NOTE = f"{_PACKAGE}; from luksext import started; started.note()"
 
 
 class Foreseen(NamedTuple):
@@ -114,6 +117,20 @@ def test_a_host_that_shows_too_little_is_unpredictable(machine: Machine) -> None
         assert (foreseen.state, foreseen.fits_now) == ("unpredictable", True), folder
     [foreseen] = foresee(machine, key)
     assert foreseen.state == "ok", foreseen.reason
+
+
+def test_without_a_log_a_changed_variable_is_told(machine: Machine) -> None:
+    """As on XCP-ng 8.3, whose dom0 shows none. That the reboot breaks it, is shown above."""
+    key = seal(machine, "tpm2", {"pcr_ids": "7", "pcr_bank": "sha256"})
+    machine.run(["python3", "-c", _NOTE])
+    machine.run(["umount", "/sys/kernel/security"])
+    machine.set_secure_boot_variable("dbx", HASHES)
+    [foreseen] = foresee(machine, key)
+    machine.set_secure_boot_variable("dbx", b"")
+    [afterwards] = foresee(machine, key)
+    machine.run(["mount", "-t", "securityfs", "securityfs", "/sys/kernel/security"])
+    assert (foreseen.state, foreseen.fits_now) == ("breaks", True), foreseen.reason
+    assert (afterwards.state, afterwards.fits_now) == ("unpredictable", True), afterwards.reason
 
 
 def test_a_visit_to_the_setup_that_is_due_is_unpredictable(machine: Machine) -> None:

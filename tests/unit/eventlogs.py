@@ -13,8 +13,7 @@ import uuid
 from luksext import efivars, eventlog
 from luksext.clevis import Pin
 
-SECURE_BOOT = [("SecureBoot", efivars.GLOBAL), ("PK", efivars.GLOBAL), ("KEK", efivars.GLOBAL),
-               ("db", efivars.IMAGE_SECURITY), ("dbx", efivars.IMAGE_SECURITY)]
+SECURE_BOOT = list(efivars.ALWAYS_MEASURED)
 
 SEPARATOR = 0x00000004
 S_CRTM_VERSION = 0x00000008

@@ -7,8 +7,9 @@ import struct
 import pytest
 
 import eventlogs
-from luksext import efivars, eventlog, pcrs, predict
+from luksext import efivars, eventlog, pcrs, predict, run, started, state
 from luksext.clevis import Pin
+from luksext.errors import NotWritten
 from luksext.eventlog import VARIABLE_AUTHORITY, VARIABLE_BOOT, VARIABLE_BOOT2
 from luksext.predict import BREAKS, OK, UNPREDICTABLE
 
@@ -23,6 +24,7 @@ def firmware(tmp_path, monkeypatch):
     monkeypatch.setattr(eventlog, "PATH", str(made.log))
     monkeypatch.setattr(efivars, "FOLDER", str(made.efivars))
     monkeypatch.setattr(pcrs, "_SYSFS", str(made.sysfs))
+    monkeypatch.setattr(run, "PRIVATE_DIR", str(tmp_path / "run"))
     made.set("SecureBoot", GLOBAL, b"\1")
     made.set("PK", GLOBAL, PLATFORM_KEY)
     made.set("KEK", GLOBAL, b"a key exchange key")
@@ -289,6 +291,51 @@ def test_without_a_log_nothing_is_predicted(firmware):
     assert state == UNPREDICTABLE
     assert "event log is not usable, it cannot be read" in reason
     assert predict.current(pin) is True
+
+
+@pytest.mark.parametrize("name, guid", eventlogs.SECURE_BOOT)
+def test_without_a_log_a_variable_that_changed_since_the_start_is_told(firmware, name, guid):
+    firmware.log.unlink()
+    pin = firmware.seal(7, 4)
+    started.note()
+    assert predict.predict(pin).state == UNPREDICTABLE
+    firmware.set(name, guid, b"another")
+    started.note()
+    assert predict.predict(pin) == (BREAKS, "PCR 7 will change at the next boot: the firmware's "
+                                            "variable {} was changed.".format(name))
+    assert predict.predict(firmware.seal(0)).state == UNPREDICTABLE
+    firmware.extend(4)
+    assert predict.predict(pin).state == UNPREDICTABLE
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "1", '{"SecureBoot": 1}', "\xff"])
+def test_a_damaged_note_of_the_start_tells_nothing(firmware, text):
+    firmware.log.unlink()
+    started.note()
+    with open(run.PRIVATE_DIR + "/secure-boot", "w", encoding="latin-1") as file:
+        file.write(text)
+    assert started.changed() == []
+    assert predict.predict(firmware.seal(7)).state == UNPREDICTABLE
+
+
+def test_variables_that_went_out_of_sight_did_not_change(firmware, tmp_path, monkeypatch):
+    started.note()
+    monkeypatch.setattr(efivars, "FOLDER", str(tmp_path / "none"))
+    assert started.changed() == []
+
+
+def test_without_variables_nothing_is_noted(firmware, tmp_path, monkeypatch):
+    monkeypatch.setattr(efivars, "FOLDER", str(tmp_path / "none"))
+    started.note()
+    assert not (tmp_path / "run" / "secure-boot").exists()
+
+
+def test_a_note_that_cannot_be_made_is_no_reason_to_fail(firmware, monkeypatch):
+    def full(path, content):
+        raise NotWritten(path, "No space left on device")
+    monkeypatch.setattr(state, "write", full)
+    started.note()
+    assert started.changed() == []
 
 
 def test_a_damaged_log_predicts_nothing(firmware):
