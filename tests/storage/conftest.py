@@ -18,6 +18,7 @@ from lxml import etree
 from tests.lab.disks import Disk
 from tests.lab.machine import Firmware, Machine
 from tests.storage.pool import Host
+from tests.storage.tang import Tang
 
 _serial = itertools.count(1)
 
@@ -84,6 +85,14 @@ def new_disk(machine: Machine) -> Iterator[Callable[..., Disk]]:
 @pytest.fixture
 def disk(new_disk: Callable[..., Disk]) -> Disk:
     return new_disk()
+
+
+@pytest.fixture
+def tang(machine: Machine) -> Iterator[Tang]:
+    tang = Tang(machine)
+    tang.start()
+    yield tang
+    tang.remove()
 
 
 @pytest.fixture(params=["1", "2"], ids=["luks1", "luks2"], scope="module")

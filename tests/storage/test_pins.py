@@ -4,50 +4,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.disks import Disk
-from tests.lab.machine import Machine
 from tests.storage.pool import NOTHING, Host, XeError
-
-PORT = 7500
-URL = f"http://127.0.0.1:{PORT}"
-
-
-class Tang:
-    """A tang server in the guest."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.machine.run("mkdir -p /tmp/tang && /usr/libexec/tangd-keygen /tmp/tang")
-
-    def start(self) -> None:
-        self.machine.run(
-            f"tangd=$(ls /usr/libexec/tangd /usr/lib/tangd 2>/dev/null | head -n 1); "
-            f"setsid socat TCP-LISTEN:{PORT},fork,reuseaddr EXEC:\"$tangd /tmp/tang\" "
-            f">/dev/null 2>&1 & echo $! >/tmp/tang.pid; "
-            f"until curl -sf {URL}/adv >/dev/null; do sleep 0.1; done")
-
-    def stop(self) -> None:
-        self.machine.run("kill $(cat /tmp/tang.pid)")
-
-    def thumbprint(self) -> str:
-        return self.machine.run("jose jwk thp -a S256 -i $(ls /tmp/tang/*.jwk | while read k; do "
-                                "grep -q verify $k && echo $k; done | head -n 1)").out.strip()
-
-    def rotate(self) -> None:
-        self.machine.run("rm -f /tmp/tang/*.jwk /tmp/tang/.*.jwk; "
-                         "/usr/libexec/tangd-keygen /tmp/tang")
-
-
-@pytest.fixture
-def tang(machine: Machine) -> Iterator[Tang]:
-    tang = Tang(machine)
-    tang.start()
-    yield tang
-    machine.run("kill $(cat /tmp/tang.pid); rm -rf /tmp/tang", check=False)
+from tests.storage.tang import URL, Tang
 
 
 def test_a_tang_server_unlocks(host: Host, disk: Disk, tang: Tang, luks_version: str) -> None:
@@ -71,7 +33,7 @@ def test_a_tang_server_that_lost_its_keys_is_named(host: Host, disk: Disk, tang:
     sr = host.create_sr(disk, pin="tang",
                         pin_config=json.dumps({"url": URL, "thp": tang.thumbprint()}))
     sr.unplug()
-    tang.rotate()
+    tang.lose_keys()
     with pytest.raises(XeError) as caught:
         sr.plug()
     assert caught.value.code == 6237
