@@ -21,7 +21,7 @@ if _INSTALLED not in sys.path:
 
 # pylint: disable=wrong-import-position
 from luksext import container as containers  # noqa: E402
-from luksext import devices, header, options  # noqa: E402
+from luksext import devices, header, keys, options  # noqa: E402
 from luksext.container import LuksContainer, Record  # noqa: E402
 from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
 from luksext.generation import Identity  # noqa: E402
@@ -370,7 +370,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
         secret = self.dconf.get(options.RECOVERY_SECRET_KEY)
         if secret is None:
             return None
-        return options.check_passphrase(util.get_secret(self.session, secret))
+        return keys.to_passphrase(util.get_secret(self.session, secret))
 
     def _forget_recovery_secret(self):
         """Removes the passphrase from XAPI: from the PBD the name of the secret, then the secret

@@ -344,3 +344,57 @@ def test_any_json_is_described(value):
 
 def test_a_jwe_has_five_parts_some_of_which_may_be_empty():
     assert clevis.split("a..c.d.e") == ("a", "", "c", "d", "e")
+
+
+# Sealing again
+
+
+SIGNING = {"kty": "EC", "crv": "P-521", "x": "eA", "y": "eQ", "alg": "ES512", "key_ops": ["verify"]}
+ADVERTISED = {"keys": [{"kty": "EC", "alg": "ECMR", "key_ops": ["deriveKey"]}, SIGNING]}
+
+# The SHA-1 thumbprint of SIGNING (RFC 7638), as `jose jwk thp -a S1` tells it.
+THUMBPRINT = "Njb9n-jwFBXYw8yKioY9-risMpA"
+
+
+def test_a_tpm_binding_is_sealed_again_by_its_policy():
+    policy = {"hash": "sha256", "key": "ecc", "pcr_bank": "sha256", "pcr_ids": "7"}
+    sealed = Pin("tpm2", dict(policy, jwk_pub="pub", jwk_priv="priv"))
+    assert clevis.to_seal_again(sealed) == Pin("tpm2", policy)
+    assert clevis.without_pcrs(Pin("tpm2", policy)) == Pin("tpm2", {"hash": "sha256", "key": "ecc"})
+
+
+def test_a_tang_server_is_trusted_by_a_key_that_it_had():
+    pin = Pin("tang", {"url": "http://t", "adv": ADVERTISED})
+    assert clevis.to_seal_again(pin) == Pin("tang", {"url": "http://t", "thp": THUMBPRINT})
+
+
+@pytest.mark.parametrize("config", [
+    {}, {"adv": None}, {"adv": {"keys": []}}, {"adv": {"keys": [{"kty": "EC"}]}},
+    {"adv": {"keys": [{"key_ops": ["verify"], "kty": "EC"}]}}, {"adv": {"keys": "x"}}])
+def test_a_tang_server_of_unknown_keys_needs_a_thumbprint(config):
+    with pytest.raises(OptionInvalid, match="thp"):
+        clevis.to_seal_again(Pin("tang", config))
+
+
+def test_a_shared_secret_is_sealed_again_with_all_its_pins():
+    shares = [jwe("tpm2", {"pcr_ids": "7", "jwk_pub": "a", "jwk_priv": "b"}), jwe("null", {}),
+              jwe("tpm2", {})]
+    again = clevis.to_seal_again(Pin("sss", {"t": 2, "p": "prime", "jwe": shares}))
+    assert again == Pin("sss", {"t": 2, "pins": {"tpm2": [{"pcr_ids": "7"}, {}], "null": [{}]}})
+    assert clevis.without_pcrs(again).config["pins"] == {"tpm2": [{}, {}], "null": [{}]}
+    assert list(clevis.leaves(again)) == [Pin("tpm2", {"pcr_ids": "7"}), Pin("tpm2", {}),
+                                          Pin("null", {})]
+
+
+def test_a_damaged_sealed_key_cannot_be_sealed_again():
+    for pin in (Pin("unknown", {}), Pin("sss", {"t": 1, "jwe": ["damaged"]})):
+        with pytest.raises(OptionInvalid, match="pin=unknown"):
+            clevis.to_seal_again(pin)
+
+
+@pytest.mark.parametrize("pin, depends", [
+    (Pin("tpm2", {"pcr_ids": "7"}), True), (Pin("tpm2", {}), False), (Pin("tang", {}), False),
+    (Pin("sss", {"jwe": [jwe("tang", {}), jwe("tpm2", {"pcr_ids": "7"})]}), True),
+    (Pin("sss", {"jwe": [jwe("tang", {"pcr_ids": "7"})]}), False), (Pin("sss", {}), False)])
+def test_whether_a_sealed_key_depends_on_pcrs(pin, depends):
+    assert clevis.has_pcrs(pin) is depends

@@ -7,7 +7,7 @@ import pytest
 import headers
 from luksext import cryptsetup
 from luksext.cryptsetup import Format
-from luksext.errors import CommandFailed, KeyRefused
+from luksext.errors import CommandFailed, HeaderFull, KeyRefused
 
 KEY = b"a-random-key"
 PASSPHRASE = b"correct horse battery staple"
@@ -68,6 +68,36 @@ def test_a_passphrase_is_stretched_and_travels_in_a_pipe(programs, version, pbkd
     assert argv[-1].startswith("/dev/fd/")
     assert programs.stdin("cryptsetup") == KEY
     assert (programs.folder / ".cryptsetup.passphrase").read_bytes() == PASSPHRASE
+
+
+def test_a_random_key_is_not_stretched_and_travels_in_a_pipe(programs):
+    programs.add("cryptsetup", 'for last; do :; done; $helpers/cat "$last" >$log.passphrase')
+    cryptsetup.add_key("/dev/sdb", 2, KEY, PASSPHRASE)
+    argv = programs.calls("cryptsetup")[0]
+    assert argv[:-1] == ["cryptsetup", "luksAddKey", "--batch-mode", "--key-slot", "2",
+                         "--key-file", "-", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+                         "/dev/sdb"]
+    assert programs.stdin("cryptsetup") == KEY
+    assert (programs.folder / ".cryptsetup.passphrase").read_bytes() == PASSPHRASE
+
+
+@pytest.mark.parametrize("status, opens", [(0, True), (2, False)])
+def test_a_key_is_tried_without_opening_the_volume(programs, status, opens):
+    programs.add("cryptsetup", "exit {}".format(status))
+    assert cryptsetup.opens("/dev/sdb", 3, KEY) is opens
+    assert programs.calls("cryptsetup") == [
+        ["cryptsetup", "open", "--type", "luks", "--test-passphrase", "--key-slot", "3",
+         "--key-file", "-", "/dev/sdb"]]
+    assert programs.stdin("cryptsetup") == KEY
+
+
+def test_a_keyslot_is_destroyed_and_a_token_removed_without_a_question(programs):
+    programs.add("cryptsetup")
+    cryptsetup.kill_slot("/dev/sdb", 3)
+    cryptsetup.remove_token("/dev/sdb", 4)
+    assert programs.calls("cryptsetup") == [
+        ["cryptsetup", "luksKillSlot", "--batch-mode", "/dev/sdb", "3"],
+        ["cryptsetup", "token", "remove", "--token-id", "4", "/dev/sdb"]]
 
 
 def test_opening_names_the_keyslot_so_that_no_other_is_tried(programs):
@@ -147,6 +177,26 @@ def test_what_is_saved_is_loaded_and_nothing_is_none(programs):
     assert cryptsetup.luksmeta_load("/dev/sdb", 7, "kind") is None
 
 
+def test_what_is_saved_is_removed_without_a_question(programs):
+    programs.add("luksmeta")
+    cryptsetup.luksmeta_wipe("/dev/sdb", 6, "kind")
+    assert programs.calls("luksmeta") == [
+        ["luksmeta", "wipe", "-f", "-d", "/dev/sdb", "-s", "6", "-u", "kind"]]
+
+
+def test_a_full_luksmeta_is_told_and_what_it_would_damage_never_saved(programs):
+    programs.add("luksmeta", "exit 73")
+    with pytest.raises(HeaderFull, match="4 bytes beside keyslot 6"):
+        cryptsetup.luksmeta_save("/dev/sdb", 6, "kind", b"data")
+    programs.add("luksmeta")
+    with pytest.raises(HeaderFull, match="8193 bytes"):
+        cryptsetup.luksmeta_save("/dev/sdb", 6, "kind", b"x" * 8193)
+    assert len(programs.calls("luksmeta")) == 1
+    programs.add("luksmeta", "exit 69")
+    with pytest.raises(CommandFailed, match="status 69"):
+        cryptsetup.luksmeta_save("/dev/sdb", 6, "kind", b"data")
+
+
 def test_the_slots_of_luksmeta_are_told_by_their_kind(programs):
     programs.add("luksmeta", "printf '0   active cb6e\\n1 inactive empty\\n\\nnoise\\n'")
     assert cryptsetup.luksmeta_slots("/dev/sdb") == {0: "cb6e", 1: "empty"}
@@ -157,6 +207,8 @@ def test_the_slots_of_luksmeta_are_told_by_their_kind(programs):
 @pytest.mark.parametrize("call", [
     lambda: cryptsetup.luks_format("/dev/sdb", WANTED, 0, KEY),
     lambda: cryptsetup.add_passphrase("/dev/sdb", 2, 1, KEY, PASSPHRASE),
+    lambda: cryptsetup.add_key("/dev/sdb", 1, KEY, PASSPHRASE),
+    lambda: cryptsetup.opens("/dev/sdb", 0, KEY),
     lambda: cryptsetup.open_device("/dev/sdb", "x", 0, KEY, False),
     lambda: cryptsetup.luksmeta_save("/dev/sdb", 0, "kind", KEY)])
 def test_no_key_is_in_an_argument_a_log_or_an_error(programs, caplog, call):

@@ -20,7 +20,7 @@ import pytest
 import headers
 import storage_manager
 from conftest import Sysfs
-from luksext import clevis, container, devices, header, options
+from luksext import clevis, container, cryptsetup, devices, header, options
 
 SR = headers.SR
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -343,6 +343,16 @@ def test_create_makes_a_keyslot_of_it_and_destroys_all_copies_that_nobody_names(
     assert header.read(disk).keyslots == [0, 1]
     assert made.session.secrets == {"given": PASSPHRASE + "\n", "other": "another secret"}
     assert made.session.sm_config["luks_recovery_key"] == "unconfirmed"
+
+
+def test_a_recovery_key_of_ours_may_be_typed_in_any_way(lab, monkeypatch):
+    given = []
+    monkeypatch.setattr(cryptsetup, "add_passphrase",
+                        lambda *arguments: given.append(arguments[-1]))
+    made = with_secret(lab, lab.disk("sdb"))
+    made.session.secrets["given"] = "f725 r90e mng2 2cfe 5g3a 3k1b p7mw\n"
+    made.create(SR, 0)
+    assert given == [b"F725-R90E-MNG2-2CFE-5G3A-3K1B-P7MW"]
 
 
 def test_the_first_attach_removes_its_name_and_the_last_copy(lab):

@@ -236,3 +236,11 @@ def test_every_option_is_described_once():
     assert len(set(keys)) == len(keys)
     assert options.RECOVERY_SECRET_KEY == "recovery_password_secret"
     assert "recovery_password" in keys
+
+
+def test_a_pin_that_is_made_elsewhere_is_completed_and_checked_alike():
+    pin = options.check_pin(Pin("tpm2", {"pcr_ids": [7, 8]}))
+    assert pin == Pin("tpm2", {"pcr_ids": "7,8", "pcr_bank": "sha256", "pcr_hash": "sha256"})
+    for bad in (Pin("tpm2", {"pcr_ids": "24"}), Pin("t\n", {}), Pin("tang", {"url": "http://t"})):
+        with pytest.raises(OptionInvalid):
+            options.check_pin(bad)
