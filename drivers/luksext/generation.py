@@ -82,11 +82,15 @@ def now() -> str:
 
 
 class _Stored(NamedTuple):
-    """A note in a header: the place that it has there, and its age; the highest is the newest."""
+    """A note in a header: the place that it has there, and its age; the highest is the newest.
+
+    mark: in luksmeta, the mark of the key that it is about (`Header.marks`).
+    """
 
     place: int
     serial: int
     note: Note
+    mark: str = ""
 
 
 def _newest(stored: Iterable[_Stored]) -> List[Note]:
@@ -142,7 +146,7 @@ class Generation:
         raise NotImplementedError
 
     def write_note(self, device: str, header: Header, note: Note) -> None:
-        """Adds `note`, then removes what was noted of its keyslot before.
+        """Adds `note` on an active keyslot, then removes what was noted of that before.
 
         Raises HeaderFull, with nothing changed.
         """
@@ -189,12 +193,14 @@ class Luks1(Generation):
                 cryptsetup.luksmeta_wipe(device, place, uuid)
 
     def notes(self, device: str, header: Header) -> List[Note]:
+        # cryptsetup knows nothing of luksmeta: a note outlives a key that was destroyed by hand.
         return _newest(found for found in self._stored(device)
-                       if found.note.slot in header.keyslots)
+                       if header.marks.get(found.note.slot) == found.mark)
 
     def write_note(self, device: str, header: Header, note: Note) -> None:
         stored = list(self._stored(device))
-        content = dict(note.data, kind=note.kind, slot=note.slot, serial=_next_serial(stored))
+        content = dict(note.data, kind=note.kind, slot=note.slot, serial=_next_serial(stored),
+                       mark=header.marks[note.slot])
         cryptsetup.luksmeta_save(device, self._place(device, note), _NOTE_UUID,
                                  json.dumps(content, sort_keys=True).encode("ascii"))
         self._wipe(device, [found for found in stored if found.note.slot == note.slot])
@@ -216,11 +222,11 @@ class Luks1(Generation):
                 try:
                     content = json.loads(cryptsetup.luksmeta_load(device, place, uuid) or b"")
                     kind, slot = content.pop("kind"), int(content.pop("slot"))
-                    serial = int(content.pop("serial"))
+                    serial, mark = int(content.pop("serial")), str(content.pop("mark"))
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
                 if kind in NOTE_KINDS:
-                    yield _Stored(place, serial, Note(kind, slot, content))
+                    yield _Stored(place, serial, Note(kind, slot, content), mark)
 
     def _place(self, device: str, note: Note) -> int:
         """Where luksmeta has room: beside the keyslot, unless that is to get a binding; else where

@@ -150,7 +150,8 @@ def add_recovery(container: LuksContainer, way: Way, name: str, key: bytes,
             cryptsetup.add_key(device, slot, way.key, key)
         else:
             cryptsetup.add_passphrase(device, container.header.version, slot, way.key, key)
-        generation.write_note(device, container.header, recovery_note(slot, name, escrow=escrow))
+        generation.write_note(device, container.refreshed().header,
+                              recovery_note(slot, name, escrow=escrow))
         if not cryptsetup.opens(device, slot, key):
             raise KeyRefused(device, slot)
     return slot

@@ -5,6 +5,7 @@ It stands in the place of `run`, so that hundreds of changes can be cut short at
 kills the caller at a program, `refuse` has one program fail.
 """
 import base64
+import hashlib
 import itertools
 import json
 import os
@@ -54,7 +55,9 @@ class Disk:
     def write(self):
         slots = sorted(self.keys)
         if self.version == 1:
-            content = headers.luks1(slots=slots)
+            content = bytearray(headers.luks1(slots=slots))
+            for slot, key in self.keys.items():
+                content[216 + 48 * slot:248 + 48 * slot] = hashlib.sha256(key).digest()
         else:
             content = headers.luks2(
                 headers.metadata(slots=slots, tokens={str(n): t for n, t in self.tokens.items()}),

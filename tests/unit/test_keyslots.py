@@ -56,13 +56,29 @@ def test_a_keyslot_without_note_is_unknown(bound):
     {"name": "\x1b[2J", "confirmed": 1, "created": ["x"], "escrow": "a.b.c.d.\n"}])
 def test_of_a_note_only_what_has_its_form_counts(bound, data):
     bound.keys[1] = TYPED
+    bound.write()
     if bound.version == 1:
+        mark = bound.container().header.marks[1]
         bound.luksmeta[1] = ("3f2a7c58-9b1e-4d06-8a77-5e0c1f6b2d94", json.dumps(
-            dict(data, kind="recovery", slot=1, serial=1)).encode())
+            dict(data, kind="recovery", slot=1, serial=1, mark=mark)).encode())
     else:
         bound.tokens[1] = dict(data, type="luksext-recovery", keyslots=["1"], serial=1)
     bound.write()
     assert by_number(bound)[1] == keyslots.Slot(1, "recovery", "", None, False, "", "")
+
+
+def test_what_was_noted_of_a_key_is_not_told_of_one_that_took_its_place_by_hand(bound):
+    confirmed(bound, "kept", TYPED)
+    number = confirmed(bound, "safe", KEY)
+    bound.run(["cryptsetup", "luksKillSlot", "--batch-mode", bound.path, str(number)])
+    bound.keys[number] = b"of somebody else"
+    bound.write()
+    assert (by_number(bound)[number].role, by_number(bound)[number].confirmed) == (
+        "unknown", False)
+    keyslots.confirm(bound.container(), b"of somebody else")
+    assert by_number(bound)[number].name == "passphrase"
+    keyslots.revoke(bound.container(), number)
+    assert len(bound.luksmeta if bound.version == 1 else bound.tokens) == 4 - bound.version
 
 
 # A way in
