@@ -69,20 +69,15 @@ def test_force_overwrites_what_is_there(host: Host, disk: Disk) -> None:
 def test_an_encrypted_sr_is_refused_even_by_force(host: Host, disk: Disk,
                                                   luks_version: str) -> None:
     sr = host.create_unbound_sr(disk, luks_version=luks_version)
+    with pytest.raises(XeError) as caught:
+        host.create_sr(disk, force="true")
+    assert caught.value.code == 6212
+    assert sr.attached
     sr.forget()
     error = refuse(host, disk, force="true")
     assert error.code == 6214
     assert sr.uuid in error.text
     assert "sr-introduce" in error.text
-
-
-def test_a_plugged_sr_is_refused(host: Host, disk: Disk) -> None:
-    sr = host.create_unbound_sr(disk)
-    with pytest.raises(XeError) as caught:
-        host.create_sr(disk, force="true")
-    assert caught.value.code == 6212
-    assert sr.attached
-    sr.destroy()
 
 
 def test_a_mounted_device_is_refused_even_by_force(host: Host, disk: Disk) -> None:
@@ -102,9 +97,10 @@ def test_a_disk_with_blocks_of_4096_bytes(host: Host, new_disk: Callable[..., Di
 
 
 def test_a_disk_with_physical_blocks_of_4096_bytes_is_fine(
-        host: Host, new_disk: Callable[..., Disk], luks_version: str) -> None:
+        host: Host, new_disk: Callable[..., Disk]) -> None:
+    """LUKS2, which would take such sectors by itself; LUKS1 knows only those of 512 bytes."""
     disk = new_disk(logical=512, physical=4096)
-    sr = host.create_unbound_sr(disk, luks_version=luks_version)
+    sr = host.create_unbound_sr(disk, luks_version="2")
     mapping = f"luks-{sr.containers()[0]}"
     assert host.sh(f"blockdev --getss /dev/mapper/{mapping}").strip() == "512"
     vdi = sr.create_vdi()
@@ -166,9 +162,3 @@ def test_an_unknown_pin_names_those_that_are_installed(host: Host, disk: Disk) -
     assert error.code == 6201
     assert "pin=nosuchpin" in error.text
     assert "tpm2" in error.text
-
-
-def test_a_key_that_ext_would_ignore_is_ignored(host: Host, disk: Disk) -> None:
-    sr = host.create_unbound_sr(disk, whatever="1")
-    assert sr.attached
-    sr.destroy()
