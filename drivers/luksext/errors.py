@@ -494,7 +494,7 @@ class EscrowKeyInvalid(LuksError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             "The escrow key cannot be used: {}.".format(reason),
-            "Give the public half of an EC or RSA key: jose jwk gen -i '{\"alg\":\"ECDH-ES+A256KW"
+            "Give the public half of an EC key: jose jwk gen -i '{\"alg\":\"ECDH-ES+A256KW"
             "\"}' -o private.jwk && jose jwk pub -i private.jwk -o public.jwk")
 
 

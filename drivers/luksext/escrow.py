@@ -11,13 +11,13 @@ from typing import Any, Dict, Tuple
 from luksext.errors import CommandFailed, EscrowKeyInvalid, EscrowRefused
 from luksext.run import run, secret_pipe
 
-# How a recovery key is encrypted to a public key, by the key's type (RFC 7518, section 4.1). jose
-# itself would choose RSA1_5.
-_ALGORITHMS = {"EC": "ECDH-ES+A256KW", "RSA": "RSA-OAEP-256"}
-_PUBLIC_MEMBERS = {"EC": ("kty", "crv", "x", "y"), "RSA": ("kty", "n", "e")}
+# Elliptic curves only: where jose is built with OpenSSL 3, the one RSA padding that it has is that of
+# PKCS #1 1.5 (`jose alg`).
+_PROTECTED = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM"}
+_CURVES = ("P-256", "P-384", "P-521")
+_PUBLIC_MEMBERS = ("kty", "crv", "x", "y")
 _PRIVATE_MEMBERS = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 _USES = ("wrapKey", "encrypt", "deriveKey", "deriveBits")
-_RSA_BITS = 2048
 
 # What of a key's name is repeated in the JWE, to find the private key by.
 _KEY_ID = re.compile(r"[\x21-\x7e]{1,64}\Z")
@@ -40,22 +40,19 @@ def seal(key: bytes, jwk: Dict[str, Any]) -> str:
 
 def _for_sealing(jwk: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, str]]:
     """What of `jwk` to encrypt to, and the header of the JWE."""
-    kind = str(jwk.get("kty")) if isinstance(jwk, dict) else ""
-    if kind not in _ALGORITHMS:
-        raise EscrowKeyInvalid("it is not one EC or RSA key")
+    if not isinstance(jwk, dict):
+        raise EscrowKeyInvalid("it is not one key")
     if any(member in jwk for member in _PRIVATE_MEMBERS):
         raise EscrowKeyInvalid("it is a private key, and no longer private now")
-    uses = jwk.get("key_ops", _USES)
-    if jwk.get("use", "enc") != "enc" or not any(use in str(uses) for use in _USES):
+    if jwk.get("kty") != "EC" or jwk.get("crv") not in _CURVES:
+        raise EscrowKeyInvalid("it is not one EC key on {}".format(" or ".join(_CURVES)))
+    uses = str(jwk.get("key_ops", _USES))
+    if jwk.get("use", "enc") != "enc" or not any(use in uses for use in _USES):
         raise EscrowKeyInvalid("it is not made for encryption")
-    members = _PUBLIC_MEMBERS[kind]
-    public = {member: jwk.get(member) for member in members}
+    public = {member: jwk.get(member) for member in _PUBLIC_MEMBERS}
     if not all(isinstance(value, str) for value in public.values()):
-        raise EscrowKeyInvalid("it lacks one of {}".format(", ".join(members)))
-    # base64url has six bits in a character.
-    if kind == "RSA" and 6 * len(jwk["n"]) < _RSA_BITS:
-        raise EscrowKeyInvalid("it has less than {} bits".format(_RSA_BITS))
-    protected = {"alg": _ALGORITHMS[kind], "enc": "A256GCM"}
+        raise EscrowKeyInvalid("it lacks one of {}".format(", ".join(_PUBLIC_MEMBERS)))
+    protected = dict(_PROTECTED)
     if isinstance(jwk.get("kid"), str) and _KEY_ID.match(jwk["kid"]):
         protected["kid"] = jwk["kid"]
     return public, protected

@@ -135,10 +135,8 @@ answer += [told(slot) for slot in keyslots.slots(found())]
          [0, "binding", "null", False], [1, "recovery", "passphrase", True]]
 
 
-@pytest.mark.parametrize("template", ['{"alg":"ECDH-ES+A256KW"}', '{"kty":"RSA","bits":4096}'],
-                         ids=["ec", "rsa"])
-def test_an_escrowed_key_opens_elsewhere(dom0: Script, luks_version: str, tmp_path: Path,
-                                         template: str) -> None:
+def test_an_escrowed_key_opens_elsewhere(dom0: Script, luks_version: str, tmp_path: Path) -> None:
+    template = '{"alg":"ECDH-ES+A256KW"}'
     private = jose("jwk", "gen", "-i", template)
     public = jose("jwk", "pub", "-i", "-", input=private)
     (tmp_path / "private.jwk").write_text(private)
