@@ -5,8 +5,6 @@ Not in place: the data of a running SR cannot be encrypted where they are by the
 without hours in which a power cut loses them. So the SR must be empty; what is left in it is named,
 with how to move it. The new SR has another UUID, since XAPI chooses that, and all else of the old.
 """
-import secrets
-
 import luksext_rows as rows
 from luksext import clevis, container, devices, options, state
 from luksext.errors import SrNotAdoptable, SrNotEmpty
@@ -84,7 +82,7 @@ def _check_empty(session, sr):
 def _check_can_bind(device_config):
     """Seals a key for trial: the old SR is not given up for one that cannot be made here."""
     wanted = container.prepare(options.parse(device_config))
-    clevis.unseal(clevis.seal(wanted.pin, secrets.token_urlsafe(32).encode("ascii")))
+    clevis.unseal(clevis.seal(wanted.pin, clevis.new_key()))
 
 
 def _made(session, sr_uuid):

@@ -130,8 +130,8 @@ def fill(sr: Sr) -> Content:
     host = sr.host
     vdi = sr.create_vdi()
     host.write_vdi(vdi, PATTERN)
-    host.xe("vdi-param-set", uuid=vdi, name_label="root of web", name_description="important",
-            tags="prod")
+    host.xe("vdi-param-set", uuid=vdi, name_label="root of web", name_description="important")
+    host.xe("vdi-param-add", uuid=vdi, param_name="tags", param_key="prod")
     snapshot = host.xe("vdi-snapshot", uuid=vdi)
     vm = host.xe("vm-create", name_label="web")
     vbd = host.xe("vbd-create", vm_uuid=vm, vdi_uuid=vdi, device="0", bootable="true")
