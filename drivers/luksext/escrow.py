@@ -11,8 +11,8 @@ from typing import Any, Dict, Tuple
 from luksext.errors import CommandFailed, EscrowKeyInvalid, EscrowRefused
 from luksext.run import run, secret_pipe
 
-# Elliptic curves only: where jose is built with OpenSSL 3, the one RSA padding that it has is that of
-# PKCS #1 1.5 (`jose alg`).
+# Elliptic curves only: built with OpenSSL 3, jose has no RSA padding but that of PKCS #1 1.5
+# (`jose alg`).
 _PROTECTED = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM"}
 _CURVES = ("P-256", "P-384", "P-521")
 _PUBLIC_MEMBERS = ("kty", "crv", "x", "y")
