@@ -26,9 +26,6 @@ from luksext.run import log, require, run
 BINDING_SLOT = 0
 RECOVERY_SLOT = 1
 
-# LUKS2 tokens can be imported since this version; without, there is no place for a binding.
-_TOKENS_SINCE = (2, 0, 4)
-
 _CLOSE_TRIES = 5
 _ERASED_MIB = 16
 
@@ -214,7 +211,7 @@ def prepare(options: Options) -> Options:
     """
     clevis.check_tools(options.pin)
     require("cryptsetup", "wipefs", "dmsetup", "dd")
-    can_bind_luks2 = cryptsetup.version() >= _TOKENS_SINCE
+    can_bind_luks2 = cryptsetup.version() >= cryptsetup.TOKENS_SINCE
     if options.luks_version == 2 and not can_bind_luks2:
         raise Unsupported(
             "device-config:luks-version=2 needs cryptsetup 2.0.4, this host has {}.".format(

@@ -8,12 +8,15 @@ import json
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from luksext.errors import CommandFailed, HeaderFull, KeyRefused
+from luksext.errors import CommandFailed, HeaderFull, KeyRefused, Unsupported
 from luksext.run import run, secret_pipe
 
 # 16 MiB for both versions, in sectors of 512 bytes: what current cryptsetup gives LUKS2. LUKS1 has
 # room for luksmeta then, and can be converted to LUKS2 in place later.
 PAYLOAD_SECTORS = 32768
+
+# LUKS2 tokens can be imported since this version; without, there is no place for a binding.
+TOKENS_SINCE = (2, 0, 4)
 
 # Exit statuses (cryptsetup(8), RETURN CODES).
 _WRONG_KEY = 2
@@ -135,8 +138,22 @@ def set_label(device: str, label: str, subsystem: str) -> None:
 
 
 def import_token(device: str, token: Dict[str, Any]) -> None:
-    """Adds a token object to the LUKS2 header of `device` (cryptsetup 2.0.4 and later)."""
-    run(["cryptsetup", "token", "import", device], stdin=json.dumps(token).encode("ascii"))
+    """Adds a token object to the LUKS2 header of `device`. Raises Unsupported where it cannot."""
+    try:
+        run(["cryptsetup", "token", "import", device], stdin=json.dumps(token).encode("ascii"))
+    except CommandFailed:
+        if version() < TOKENS_SINCE:
+            raise Unsupported(
+                "The keys of {} cannot be changed here: it is a LUKS2 container, which needs "
+                "cryptsetup {}, and this host has {}.".format(
+                    device, _dotted(TOKENS_SINCE), _dotted(version())),
+                "Change its keys on a host with a later version. On this one, its bindings and "
+                "recovery keys go on opening it.") from None
+        raise
+
+
+def _dotted(numbers: Tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def remove_token(device: str, number: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 import headers
 from luksext import cryptsetup
 from luksext.cryptsetup import Format
-from luksext.errors import CommandFailed, HeaderFull, KeyRefused
+from luksext.errors import CommandFailed, HeaderFull, KeyRefused, Unsupported
 
 KEY = b"a-random-key"
 PASSPHRASE = b"correct horse battery staple"
@@ -149,6 +149,14 @@ def test_a_token_is_imported_as_json(programs):
     cryptsetup.import_token("/dev/sdb", token)
     assert programs.calls("cryptsetup") == [["cryptsetup", "token", "import", "/dev/sdb"]]
     assert json.loads(programs.stdin("cryptsetup").decode()) == token
+
+
+@pytest.mark.parametrize("version, error", [
+    ("2.0.3", Unsupported), ("2.0.4", CommandFailed), ("2.6.1", CommandFailed)])
+def test_a_cryptsetup_that_imports_no_tokens_is_told_by_its_version(programs, version, error):
+    programs.add("cryptsetup", "[ $1 = token ] && exit 1; echo cryptsetup " + version)
+    with pytest.raises(error, match=version if error is Unsupported else "token import"):
+        cryptsetup.import_token("/dev/sdb", headers.binding_token())
 
 
 def test_a_mapping_table_is_told_by_the_fields_of_its_lines(programs):
