@@ -21,7 +21,7 @@ if _INSTALLED not in sys.path:
 
 # pylint: disable=wrong-import-position
 from luksext import container as containers  # noqa: E402
-from luksext import devices, header, keys, options  # noqa: E402
+from luksext import devices, header, keys, options, reencrypt, reencrypt_process  # noqa: E402
 from luksext.container import LuksContainer, Record  # noqa: E402
 from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
 from luksext.generation import Identity  # noqa: E402
@@ -178,6 +178,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
             with self._working_inside(found):
                 super(LUKSEXTSR, self).attach(sr_uuid)
             undo.forget()
+        self._go_on_encrypting(found)
         if not records:
             self._record(found)
         self._note_disks(found)
@@ -191,6 +192,8 @@ class LUKSEXTSR(EXTSR.EXTSR):
             super(LUKSEXTSR, self).detach(sr_uuid)
             return
         mappings = self._open_mappings(sr_uuid)
+        for mapping in mappings:
+            reencrypt_process.stop(mapping)
         try:
             super(LUKSEXTSR, self).detach(sr_uuid)
         except xs_errors.SROSError:
@@ -343,6 +346,17 @@ class LUKSEXTSR(EXTSR.EXTSR):
     def _records(self):
         """What `_record` noted; empty for an SR that was introduced."""
         return [Record(*fields) for fields in json.loads(self._sm_config().get(_RECORD_KEY, "[]"))]
+
+    @staticmethod
+    def _go_on_encrypting(found):
+        """Lets re-encryptions go on that an unplug or a power cut interrupted. The SR is attached:
+        what fails here is shown by the status, and can be made good while the SR is in use."""
+        for container in found:
+            try:
+                reencrypt.resume(container)
+            except LuksError as error:
+                util.SMlog("luksext: {} is not encrypted further: {}".format(
+                    container.device, error))
 
     def _note_disks(self, found):
         """Notes of the disks what the ext driver noted of the mappings: their serial numbers, by

@@ -10,11 +10,12 @@ import time
 import uuid as uuids
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import clevis, cryptsetup, devices, header, tables
+from luksext import begun, clevis, cryptsetup, devices, header, tables
 from luksext.cryptsetup import Format
 from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
-                            ToolMissing, Unsupported, UnlockRefused, open_by_hand)
+                            ReencryptionForeign, ToolMissing, Unsupported, UnlockRefused,
+                            open_by_hand)
 from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of,
                                 recovery_note)
 from luksext.header import Header
@@ -123,7 +124,10 @@ class LuksContainer:
         elif found.cipher not in CIPHERS:
             self._compare("cipher", found.cipher, " or ".join(CIPHERS))
         self._compare("sector size", str(found.sector_size), str(header.SECTOR))
-        self._compare("requirements", " ".join(found.requirements) or "none", "none")
+        if found.reencryption is None:
+            self._compare("requirements", " ".join(found.requirements) or "none", "none")
+        elif not begun.is_ours(found):
+            raise ReencryptionForeign(self.device)
         if any(cipher.startswith("cipher_null") for cipher in found.keyslot_ciphers):
             self._compare("keyslot cipher", "cipher_null", "an encrypted keyslot")
 
@@ -150,8 +154,18 @@ class LuksContainer:
         raise self._explained(refusals)
 
     def _unlock(self, discard: bool) -> None:
-        self.by_binding(lambda slot, key: cryptsetup.open_device(
-            self.device, "luks-" + self.uuid, slot, key, discard))
+        self.by_binding(lambda slot, key: self._open_device(slot, key, discard))
+
+    def _open_device(self, slot: int, key: bytes, discard: bool) -> None:
+        cryptsetup.open_device(self.device, "luks-" + self.uuid, self._named(slot), key, discard)
+
+    def opened_by(self, slot: int, key: bytes) -> bool:
+        """Whether `key` opens `slot`, without opening the volume. In re-encryption, which needs two
+        keyslots, whether it opens any."""
+        return cryptsetup.opens(self.device, self._named(slot), key)
+
+    def _named(self, slot: int) -> Optional[int]:
+        return slot if self.header.reencryption is None else None
 
     def _explained(self, refusals: List[LuksError]) -> LuksError:
         """One refusal that names this device and the way in that is left."""

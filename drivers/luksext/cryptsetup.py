@@ -6,10 +6,10 @@ Every option is given, none is left to the default of a version: defaults differ
 """
 import json
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from luksext.errors import CommandFailed, HeaderFull, KeyRefused, Unsupported
-from luksext.run import run, secret_pipe
+from luksext.run import run, secret_pipe, spawn
 
 # 16 MiB for both versions, in sectors of 512 bytes: what current cryptsetup gives LUKS2. LUKS1 has
 # room for luksmeta then, and can be converted to LUKS2 in place later.
@@ -40,6 +40,10 @@ _LUKSMETA_FULL = 73
 # Bytes. Beside anything larger, luksmeta 8 and 9 save the next thing into the middle of it
 # (overlap() in libluksmeta.c).
 _LUKSMETA_LARGEST = 8192
+
+# After a power cut, checksums tell which sectors were written. Writers wait for the part in work:
+# at the speed of a slow disk, less than a second for this much.
+_REENCRYPTION = ["--resilience", "checksum", "--resilience-hash", "sha256", "--hotzone-size", "32M"]
 
 _FORMAT_DEADLINE = 120
 _UNLOCK_DEADLINE = 60
@@ -89,22 +93,26 @@ def _add_key(device: str, slot: int, key: bytes, new: bytes, pbkdf: List[str]) -
             stdin=key, pipes=[pipe], deadline=_FORMAT_DEADLINE)
 
 
-def open_device(device: str, name: str, slot: int, key: bytes, discard: bool) -> None:
-    """Opens `device` as /dev/mapper/`name` with the `key` of `slot`. Raises KeyRefused."""
-    argv = ["cryptsetup", "open", "--type", "luks", "--key-slot", str(slot), "--key-file", "-"]
-    if discard:
-        argv.append("--allow-discards")
-    result = run([*argv, device, name], stdin=key, deadline=_UNLOCK_DEADLINE,
-                 accept=(0, _WRONG_KEY))
-    if result.status == _WRONG_KEY:
+def open_device(device: str, name: str, slot: Optional[int], key: bytes, discard: bool) -> None:
+    """Opens `device` as /dev/mapper/`name` with the `key` of `slot`. Raises KeyRefused.
+
+    slot: None for a container in re-encryption, where cryptsetup wants no slot to be named: it
+    needs one for each volume key.
+    """
+    options = ["--allow-discards"] if discard else []
+    if not _open(slot, key, [*options, device, name]):
         raise KeyRefused(device, slot)
 
 
-def opens(device: str, slot: int, key: bytes) -> bool:
-    """Whether `key` opens `slot` of `device`, without opening the volume."""
-    return run(["cryptsetup", "open", "--type", "luks", "--test-passphrase", "--key-slot",
-                str(slot), "--key-file", "-", device], stdin=key, deadline=_UNLOCK_DEADLINE,
-               accept=(0, _WRONG_KEY)).status == 0
+def opens(device: str, slot: Optional[int], key: bytes) -> bool:
+    """Whether `key` opens `slot` of `device`, without opening the volume. slot: as above."""
+    return _open(slot, key, ["--test-passphrase", device])
+
+
+def _open(slot: Optional[int], key: bytes, words: List[str]) -> bool:
+    named = [] if slot is None else ["--key-slot", str(slot)]
+    return run(["cryptsetup", "open", "--type", "luks", *named, "--key-file", "-", *words],
+               stdin=key, deadline=_UNLOCK_DEADLINE, accept=(0, _WRONG_KEY)).status == 0
 
 
 def add_key(device: str, slot: int, key: bytes, new: bytes) -> None:
@@ -159,6 +167,28 @@ def _dotted(numbers: Tuple[int, ...]) -> str:
 def remove_token(device: str, number: int) -> None:
     """Removes a token from the LUKS2 header of `device`."""
     run(["cryptsetup", "token", "remove", "--token-id", str(number), device])
+
+
+def reencrypt_init(device: str, name: str, keys: Sequence[bytes], random: bool) -> None:
+    """Prepares the re-encryption of `device`, open as `name`, with a new volume key. No data are
+    touched yet.
+
+    keys: that of every keyslot, in their order; each gets a second keyslot, for the new volume key,
+    beside which the tokens name it. random: none of them was chosen by a person.
+    """
+    run(["cryptsetup", "reencrypt", "--batch-mode", "--init-only", *_REENCRYPTION,
+         *(_RANDOM_KEY_PBKDF if random else _PASSPHRASE_ARGON2), "--active-name", name, device],
+        stdin=b"\n".join(keys), deadline=_FORMAT_DEADLINE)
+
+
+def reencrypt(device: str, name: str, key: bytes, messages: str) -> int:
+    """Starts, or goes on with, the prepared re-encryption of `device`, open as `name`.
+
+    It runs by itself for hours, and ends cleanly on SIGTERM; its number as a process. messages:
+    the file that gets what it has to say.
+    """
+    return spawn(["cryptsetup", "reencrypt", "--batch-mode", "--resume-only", *_REENCRYPTION,
+                  "--key-file", "-", "--active-name", name, device], key, messages)
 
 
 def mapping_tables(name: str) -> List[List[str]]:

@@ -5,7 +5,7 @@ One class a cause, each with a stable code and a sentence that says what happene
 what to type next. XAPI shows the code as ``SR_BACKEND_FAILURE_<code>``. The range 6200-6299 is
 ours: no branch of the storage manager uses it (its codes are in XE_SR_ERRORCODES.xml).
 """
-from typing import List
+from typing import List, Optional
 
 
 class LuksError(Exception):
@@ -386,9 +386,10 @@ class KeyRefused(UnlockRefused):
 
     code = 6239
 
-    def __init__(self, device: str, slot: int) -> None:
+    def __init__(self, device: str, slot: Optional[int]) -> None:
         super().__init__(
-            "The key does not open keyslot {} of {}.".format(slot, device),
+            "The key does not open {} of {}.".format(
+                "any keyslot" if slot is None else "keyslot {}".format(slot), device),
             "The keyslot was changed or damaged; use the recovery passphrase.")
 
 
@@ -589,6 +590,57 @@ class DiskShrank(LuksError):
             "was changed.".format(device, disk, container),
             "Give the disk or partition its size back before anything writes to the missing end; "
             "compare with `lsblk -b {}`.".format(device))
+
+
+class ReencryptionKeys(LuksError):
+    """Keyslots whose key is not at hand; each needs it to get the new volume key."""
+
+    code = 6280
+
+    def __init__(self, device: str, holders: List[str]) -> None:
+        super().__init__(
+            "{} was not encrypted anew: the keys of {} are needed, since a keyslot cannot get the "
+            "new volume key without its own. Nothing was changed.".format(
+                device, ", ".join(holders)),
+            "Type all recovery keys: luksext reencrypt. Renew a binding that does not open with "
+            "`luksext rebind`, remove a key that is lost with `luksext recovery-revoke`.")
+
+
+class ReencryptionUnfinished(LuksError):
+    """Something that has to wait for the end of a re-encryption."""
+
+    code = 6281
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            "{} is being encrypted anew; until the end its keys cannot be changed.".format(device),
+            "See how far it is with `luksext status`; if it was interrupted, let it go on with "
+            "`luksext reencrypt-resume`.")
+
+
+class ReencryptionForeign(LuksError):
+    """An unfinished re-encryption that this host did not begin."""
+
+    code = 6282
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            "{} is in the middle of a re-encryption that this host did not begin. It was not "
+            "opened.".format(device),
+            "If the disk came from another host in that state, say so, with its recovery key: "
+            "luksext reencrypt-accept")
+
+
+class ReencryptionStuck(LuksError):
+    """A re-encryption whose program was killed while it had a part of the data in work."""
+
+    code = 6283
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            "The program that encrypts {} anew was killed; whatever needs the part that it had in "
+            "work waits. No data are lost.".format(device),
+            "Restart this host: the next plug repairs that part, and the re-encryption goes on.")
 
 
 def open_by_hand(device: str, uuid: str) -> str:

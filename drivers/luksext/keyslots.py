@@ -96,7 +96,7 @@ def way_in(container: LuksContainer, passphrase: Optional[bytes] = None) -> Way:
         return Way(test(container, passphrase).number, passphrase)
 
     def prove(slot: int, key: bytes) -> None:
-        if not cryptsetup.opens(container.device, slot, key):
+        if not container.opened_by(slot, key):
             raise KeyRefused(container.device, slot)
 
     return Way(*container.by_binding(prove))
@@ -110,7 +110,7 @@ def key_of(container: LuksContainer, slot: int) -> bytes:
     for binding in container.generation.bindings(container.device, container.header):
         if binding.slot == slot:
             key = clevis.unseal(binding.jwe)
-            if cryptsetup.opens(container.device, slot, key):
+            if container.opened_by(slot, key):
                 return key
             raise KeyRefused(container.device, slot)
     raise WrongSlot(container.device, slot, "not bound", "a binding")
@@ -128,7 +128,7 @@ def is_proven(container: LuksContainer, slot: int) -> bool:
 def test(container: LuksContainer, passphrase: bytes) -> Slot:
     """The keyslot that `passphrase` opens. Raises WrongRecoveryKey."""
     for slot in sorted(slots(container), key=lambda slot: ROLES.index(slot.role)):
-        if cryptsetup.opens(container.device, slot.number, passphrase):
+        if container.opened_by(slot.number, passphrase):
             return slot
     raise WrongRecoveryKey(container.device)
 
@@ -152,7 +152,7 @@ def add_recovery(container: LuksContainer, way: Way, name: str, key: bytes,
             cryptsetup.add_passphrase(device, container.header.version, slot, way.key, key)
         generation.write_note(device, container.refreshed().header,
                               recovery_note(slot, name, escrow=escrow))
-        if not cryptsetup.opens(device, slot, key):
+        if not container.opened_by(slot, key):
             raise KeyRefused(device, slot)
     return slot
 

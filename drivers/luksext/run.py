@@ -52,6 +52,10 @@ PACKAGES = {
 }
 
 
+# Python complains of a process that is forgotten while it runs.
+_left_alone: List["subprocess.Popen[bytes]"] = []
+
+
 class Result(NamedTuple):
     """How a program ended: its status and what it printed, as bytes (stdout may be a secret)."""
 
@@ -129,6 +133,25 @@ def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
     if result.status not in accept:
         raise CommandFailed(" ".join(argv), result.status, result.message)
     return result
+
+
+def spawn(argv: Sequence[str], stdin: bytes, messages: str) -> int:
+    """Starts `argv` and leaves it alone: it outlives us, and nobody waits for its end.
+
+    stdin: what it reads, at most 4 KiB, so that a pipe holds it. messages: the file, for this user
+    alone, that gets its stderr. Returns its number as a process. Raises ToolMissing.
+    """
+    require(argv[0])
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with open(os.open(messages, flags, 0o600), "wb") as log_file:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log_file,
+            cwd="/", env=_environment(), start_new_session=True)
+    _left_alone.append(process)
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # type: ignore[union-attr]
+        pipe.write(stdin)
+    log.info("%s: started as process %d", " ".join(argv), process.pid)
+    return process.pid
 
 
 def make_private(folder: str) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import headers
+from conftest import wait_until_gone
 from luksext import cryptsetup
 from luksext.cryptsetup import Format
 from luksext.errors import CommandFailed, HeaderFull, KeyRefused, Unsupported
@@ -86,8 +87,33 @@ def test_a_key_is_tried_without_opening_the_volume(programs, status, opens):
     programs.add("cryptsetup", "exit {}".format(status))
     assert cryptsetup.opens("/dev/sdb", 3, KEY) is opens
     assert programs.calls("cryptsetup") == [
-        ["cryptsetup", "open", "--type", "luks", "--test-passphrase", "--key-slot", "3",
-         "--key-file", "-", "/dev/sdb"]]
+        ["cryptsetup", "open", "--type", "luks", "--key-slot", "3", "--key-file", "-",
+         "--test-passphrase", "/dev/sdb"]]
+    assert programs.stdin("cryptsetup") == KEY
+
+
+@pytest.mark.parametrize("random, pbkdf", [
+    (True, ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]),
+    (False, ["--pbkdf", "argon2id", "--pbkdf-memory", "131072", "--pbkdf-parallel", "2",
+             "--pbkdf-force-iterations", "4"])])
+def test_a_reencryption_is_prepared_with_the_keys_of_all_keyslots_as_lines(programs, random, pbkdf):
+    programs.add("cryptsetup")
+    cryptsetup.reencrypt_init("/dev/sdb", "luks-x", [KEY, PASSPHRASE], random)
+    assert programs.calls("cryptsetup") == [
+        ["cryptsetup", "reencrypt", "--batch-mode", "--init-only", "--resilience", "checksum",
+         "--resilience-hash", "sha256", "--hotzone-size", "32M", *pbkdf, "--active-name", "luks-x",
+         "/dev/sdb"]]
+    assert programs.stdin("cryptsetup") == KEY + b"\n" + PASSPHRASE
+
+
+def test_a_reencryption_is_left_to_a_process_of_its_own(programs, tmp_path):
+    programs.add("cryptsetup", "echo done >$log.done")
+    process = cryptsetup.reencrypt("/dev/sdb", "luks-x", KEY, str(tmp_path / "messages"))
+    assert wait_until_gone(process)
+    assert programs.calls("cryptsetup") == [
+        ["cryptsetup", "reencrypt", "--batch-mode", "--resume-only", "--resilience", "checksum",
+         "--resilience-hash", "sha256", "--hotzone-size", "32M", "--key-file", "-", "--active-name",
+         "luks-x", "/dev/sdb"]]
     assert programs.stdin("cryptsetup") == KEY
 
 

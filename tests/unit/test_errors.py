@@ -64,7 +64,9 @@ def test_codes_are_stable():
         "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259,
         "NotAdoptable": 6270, "SrNotAdoptable": 6271, "AdoptionUnfinished": 6272,
         "SrNotEmpty": 6273,
-        "NotPlugged": 6275, "DiskShrank": 6276}
+        "NotPlugged": 6275, "DiskShrank": 6276,
+        "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
+        "ReencryptionStuck": 6283}
 
 
 @pytest.mark.skipif(not os.environ.get("SM"), reason="needs the storage manager (SM=checkout)")

@@ -79,6 +79,34 @@ def test_it_inherits_no_open_file(programs):
     assert set(listed) <= {b"0", b"1", b"2", b"3"}
 
 
+def test_a_program_can_be_left_alone_and_outlives_us(programs, tmp_path):
+    programs.add("worker", "echo nothing; echo said >&2; $helpers/sleep 60")
+    messages = tmp_path / "messages"
+    script = ("import sys; sys.path.insert(0, sys.argv[1]); from luksext import run; "
+              "run.PATH, run.PRIVATE_DIR = sys.argv[2:4]; "
+              "print(run.spawn(['worker'], b'secret', sys.argv[4]))")
+    answer = subprocess.Popen(
+        [sys.executable, "-c", script, os.path.dirname(os.path.dirname(run.__file__)), run.PATH,
+         run.PRIVATE_DIR, str(messages)], stdout=subprocess.PIPE).communicate(timeout=20)[0]
+    process = int(answer)
+    try:
+        assert os.getpgid(process) == os.getsid(process) == process
+        for _ in range(100):
+            if messages.read_text() == "said\n":
+                break
+            time.sleep(0.1)
+        assert messages.read_text() == "said\n"
+        assert programs.stdin("worker") == b"secret"
+        assert stat.S_IMODE(messages.stat().st_mode) == 0o600
+    finally:
+        os.killpg(process, 9)
+
+
+def test_a_missing_program_cannot_be_left_alone(programs, tmp_path):
+    with pytest.raises(ToolMissing):
+        run.spawn(["worker"], b"", str(tmp_path / "messages"))
+
+
 def test_a_missing_program_is_named_with_its_package(programs):
     with pytest.raises(ToolMissing, match=r"clevis is not installed.*yum install clevis clevis-l"):
         run.run(["clevis"])

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What this host noted of a re-encryption that it began.
+
+A header in re-encryption is opened only where it is the one that was begun here: whoever had the
+disk in hand in between may have written another. The note lies off the disk.
+"""
+from typing import List, NamedTuple, Optional
+
+from luksext.header import Header
+from luksext.state import Store
+
+_NAME = "reencryption"
+
+
+class Begun(NamedTuple):
+    """since: ISO 8601 in UTC. before, after: the volume keys, as in `Header`; after is "" until
+    cryptsetup made it. unbound: keyslots that opened nothing already before."""
+
+    since: str
+    before: str
+    after: str
+    unbound: List[int]
+
+
+def load(luks_uuid: str) -> Optional[Begun]:
+    """The note; None where there is none, or none that can be read."""
+    note = Store(luks_uuid).load(_NAME)
+    try:
+        return Begun(str(note["since"]), str(note["before"]), str(note["after"]),
+                     [int(slot) for slot in note["unbound"]])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def save(luks_uuid: str, note: Begun) -> None:
+    """Notes it, to survive a power cut."""
+    Store(luks_uuid).save(_NAME, dict(note._asdict()))
+
+
+def forget(luks_uuid: str) -> None:
+    """Nothing is in re-encryption any more."""
+    Store(luks_uuid).save(_NAME, {})
+
+
+def is_ours(header: Header) -> bool:
+    """Whether the unfinished re-encryption in `header` is the one that was begun here."""
+    note, found = load(header.uuid), header.reencryption
+    return (note is not None and found is not None and note.before == header.volume_key
+            and note.after in ("", found.volume_key))

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The process that encrypts an open container anew, for hours; it outlives whoever started it.
+
+It is found by its arguments, so there is no number that could go stale. SIGTERM ends it at a point
+from which another can go on.
+"""
+import contextlib
+import os
+import signal
+import time
+from typing import Iterator, Optional
+
+from luksext import cryptsetup, devices, state, tables
+from luksext.devices import Mapping
+from luksext.errors import DeviceInUse
+
+_MESSAGES = "reencrypt.log"
+
+# Seconds. The process ends when the part in work is written, which a slow disk does in a few.
+_STOP_DEADLINE = 60
+_POLL = 0.1
+
+# It shall give way to virtual machines, and be the last to be killed when memory is short: they
+# would wait for the part that it has in work until the host is restarted.
+_NICENESS = 10
+_SPARED = "-1000"
+
+
+def launch(luks_uuid: str, device: str, mapping: Mapping, key: bytes) -> None:
+    """Starts the process for the container `luks_uuid` on `device`, open as `mapping`."""
+    messages = os.path.join(state.Store(luks_uuid).make(), _MESSAGES)
+    process = cryptsetup.reencrypt(device, mapping.name, key, messages)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process, _NICENESS)
+        with open("/proc/{}/oom_score_adj".format(process), "w", encoding="ascii") as file:
+            file.write(_SPARED)
+
+
+def stop(mapping: Mapping) -> None:
+    """Ends the process, if there is one. Raises DeviceInUse where it does not end."""
+    end = time.monotonic() + _STOP_DEADLINE
+    for process in _running(mapping):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+    while any(_running(mapping)):
+        if time.monotonic() > end:
+            raise DeviceInUse(mapping.path, ["`cryptsetup reencrypt`, which does not end"])
+        time.sleep(_POLL)
+
+
+def state_of(mapping: Optional[Mapping]) -> str:
+    """"running", "interrupted", or "stuck": killed, so that it left its helpers below `mapping`."""
+    if mapping is None:
+        return "interrupted"
+    if any(_running(mapping)):
+        return "running"
+    return "stuck" if devices.is_mapped(mapping.name + tables.OVERLAY) else "interrupted"
+
+
+def message(luks_uuid: str) -> str:
+    """The last line that the process said, empty where there is none."""
+    path = os.path.join(state.Store(luks_uuid).folder, _MESSAGES)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
+
+
+def _running(mapping: Mapping) -> Iterator[int]:
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open("/proc/{}/cmdline".format(entry), "rb") as file:
+                words = file.read().split(b"\0")
+            if b"reencrypt" in words and mapping.name.encode("utf-8") in words:
+                yield int(entry)
