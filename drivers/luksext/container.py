@@ -10,7 +10,7 @@ import time
 import uuid as uuids
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import begun, clevis, cryptsetup, devices, header, tables
+from luksext import begun, clevis, cryptsetup, devices, header, keys, tables
 from luksext.cryptsetup import Format
 from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
@@ -208,7 +208,7 @@ def format_container(device: str, identity: Identity, options: Options,
         generation.write_identity(device, identity)
         generation.write_binding(device, Binding(BINDING_SLOT, jwe))
         if passphrase:
-            cryptsetup.add_passphrase(device, version, RECOVERY_SLOT, key, passphrase)
+            add_recovery_key(device, version, RECOVERY_SLOT, key, passphrase)
             generation.write_note(device, header.read(device),
                                   recovery_note(RECOVERY_SLOT, "passphrase"))
         return LuksContainer(device, header.read(device))
@@ -216,6 +216,16 @@ def format_container(device: str, identity: Identity, options: Options,
         with _first_error_counts():
             _clear_start(device)
         raise
+
+
+def add_recovery_key(device: str, luks_version: int, slot: int, key: bytes,
+                     recovery_key: bytes) -> None:
+    """Puts `recovery_key` into `slot`; `key` opens already. One of ours is random and needs no
+    stretching, a passphrase that a person chose does."""
+    if keys.is_generated(recovery_key):
+        cryptsetup.add_key(device, slot, key, recovery_key)
+    else:
+        cryptsetup.add_passphrase(device, luks_version, slot, key, recovery_key)
 
 
 def prepare(options: Options) -> Options:

@@ -8,9 +8,9 @@ import contextlib
 import re
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
-from luksext import clevis, cryptsetup, keys
+from luksext import clevis, cryptsetup
 from luksext.clevis import Pin
-from luksext.container import LuksContainer
+from luksext.container import LuksContainer, add_recovery_key
 from luksext.errors import (KeyRefused, LastWayIn, LuksError, NameRefused, ToolMissing,
                             UnlockRefused, WrongRecoveryKey, WrongSlot)
 from luksext.generation import Note, recovery_note
@@ -137,7 +137,7 @@ def add_recovery(container: LuksContainer, way: Way, name: str, key: bytes,
                  escrow: str = "") -> int:
     """Puts `key` into a free keyslot as the recovery key `name`, and proves it; its number.
 
-    key: of `keys.to_passphrase`. One that we generated is random and needs no stretching.
+    key: of `keys.to_passphrase`.
     escrow: the key as `escrow.seal` encrypted it, kept beside it.
     Raises NameRefused, HeaderFull. A failure takes back what was begun.
     """
@@ -146,10 +146,7 @@ def add_recovery(container: LuksContainer, way: Way, name: str, key: bytes,
     _check_name(container, name)
     slot = generation.free_slot(device, container.header)
     with taken_back_on_failure(container, slot):
-        if keys.is_generated(key):
-            cryptsetup.add_key(device, slot, way.key, key)
-        else:
-            cryptsetup.add_passphrase(device, container.header.version, slot, way.key, key)
+        add_recovery_key(device, container.header.version, slot, way.key, key)
         generation.write_note(device, container.refreshed().header,
                               recovery_note(slot, name, escrow=escrow))
         if not container.opened_by(slot, key):

@@ -347,7 +347,7 @@ def test_create_makes_a_keyslot_of_it_and_destroys_all_copies_that_nobody_names(
 
 def test_a_recovery_key_of_ours_may_be_typed_in_any_way(lab, monkeypatch):
     given = []
-    monkeypatch.setattr(cryptsetup, "add_passphrase",
+    monkeypatch.setattr(cryptsetup, "add_key",
                         lambda *arguments: given.append(arguments[-1]))
     made = with_secret(lab, lab.disk("sdb"))
     made.session.secrets["given"] = "f725 r90e mng2 2cfe 5g3a 3k1b p7mw\n"
