@@ -6,6 +6,8 @@
 
 SM_DIR = /opt/xensource/sm
 LIBEXEC_DIR = /opt/xensource/libexec
+PLUGINS_DIR = /etc/xapi.d/plugins
+SBIN_DIR = /usr/sbin
 UNIT_DIR = /usr/lib/systemd/system
 PYTHON_SITE ?= $(shell python3 -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
@@ -46,12 +48,15 @@ $(VENV)/ready: requirements-dev.txt tools/install-packages
 	touch $@
 
 install:
-	install -d $(DESTDIR)$(SM_DIR)/luksext $(DESTDIR)$(LIBEXEC_DIR) $(DESTDIR)$(PYTHON_SITE)
+	install -d $(DESTDIR)$(SM_DIR)/luksext $(DESTDIR)$(LIBEXEC_DIR) $(DESTDIR)$(PYTHON_SITE) \
+	  $(DESTDIR)$(PLUGINS_DIR) $(DESTDIR)$(SBIN_DIR)
 	install -m 755 drivers/LUKSEXTSR.py $(DESTDIR)$(SM_DIR)
 	ln -sf LUKSEXTSR.py $(DESTDIR)$(SM_DIR)/LUKSEXTSR
 	install -m 644 drivers/luksext_*.py $(DESTDIR)$(SM_DIR)
 	install -m 644 drivers/luksext/*.py $(DESTDIR)$(SM_DIR)/luksext
 	install -m 755 libexec/luksext-gc libexec/luksext-sm-plugins $(DESTDIR)$(LIBEXEC_DIR)
+	install -m 755 drivers/plugins/luksext $(DESTDIR)$(PLUGINS_DIR)
+	install -m 755 bin/luksext $(DESTDIR)$(SBIN_DIR)
 	install -m 644 python/luksext_plugins.py python/luksext.pth $(DESTDIR)$(PYTHON_SITE)
 	for unit in SMGC@ xapi; do \
 	  install -d $(DESTDIR)$(UNIT_DIR)/$$unit.service.d; \
@@ -61,7 +66,7 @@ install:
 uninstall:
 	rm -rf $(DESTDIR)$(SM_DIR)/luksext
 	rm -f $(DESTDIR)$(SM_DIR)/LUKSEXTSR $(DESTDIR)$(SM_DIR)/LUKSEXTSR.py \
-	  $(DESTDIR)$(SM_DIR)/luksext_*.py \
+	  $(DESTDIR)$(SM_DIR)/luksext_*.py $(DESTDIR)$(PLUGINS_DIR)/luksext $(DESTDIR)$(SBIN_DIR)/luksext \
 	  $(DESTDIR)$(LIBEXEC_DIR)/luksext-gc $(DESTDIR)$(LIBEXEC_DIR)/luksext-sm-plugins \
 	  $(DESTDIR)$(PYTHON_SITE)/luksext_plugins.py $(DESTDIR)$(PYTHON_SITE)/luksext.pth \
 	  $(DESTDIR)$(UNIT_DIR)/SMGC@.service.d/luksext.conf \

@@ -20,9 +20,10 @@ if _INSTALLED not in sys.path:
     sys.path.append(_INSTALLED)
 
 # pylint: disable=wrong-import-position
+import luksext_xapi  # noqa: E402
 from luksext import container as containers  # noqa: E402
-from luksext import devices, header, keys, options, reencrypt, reencrypt_process  # noqa: E402
-from luksext.container import LuksContainer, Record  # noqa: E402
+from luksext import devices, header, keys, options, repository  # noqa: E402
+from luksext.container import LuksContainer  # noqa: E402
 from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
 from luksext.generation import Identity  # noqa: E402
 from luksext_sm import (  # noqa: E402
@@ -48,14 +49,6 @@ DRIVER_INFO = {
     "configuration": CONFIGURATION,
 }
 
-# What we note in SR.sm_config, to recognise the containers and to tell users.
-_RECORD_KEY = "luks_containers"
-_RECOVERY_KEY = "luks_recovery_key"
-
-_ALERTS_KEY = "luks_alerts"
-
-_NO_RECOVERY_ALERT = "LUKS-W001"
-
 teach_gc(cleanup)
 
 
@@ -71,6 +64,12 @@ def _log_to_smlog():
     if not log.handlers:
         log.addHandler(_SMlogHandler())
         log.setLevel(logging.INFO)
+
+
+def _upkeep():
+    # Loaded here, since the many commands for VDIs would load it for nothing.
+    import luksext_upkeep
+    return luksext_upkeep
 
 
 def _explained(method):
@@ -167,10 +166,10 @@ class LUKSEXTSR(EXTSR.EXTSR):
             super(LUKSEXTSR, self).attach(sr_uuid)
             return
         discard = options.parse(self.dconf).discard
-        records = self._records()
-        found = self._find(sr_uuid, records)
+        sr = self._repository()
+        found = sr.containers
         with _Undo() as undo:
-            for container, record in zip(found, records or [None] * len(found)):
+            for container, record in zip(found, sr.records):
                 if container.open(record, discard):
                     undo.add(container.close)
             if not self._volume_is_active():
@@ -178,12 +177,11 @@ class LUKSEXTSR(EXTSR.EXTSR):
             with self._working_inside(found):
                 super(LUKSEXTSR, self).attach(sr_uuid)
             undo.forget()
-        self._go_on_encrypting(found)
-        if not records:
+        if None in sr.records:
             self._record(found)
         self._note_disks(found)
         self._forget_recovery_secret()
-        self._warn_without_recovery_key()
+        _upkeep().after_unlock(self.session, self.sr_ref, sr)
 
     @_explained
     def detach(self, sr_uuid):
@@ -192,8 +190,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
             super(LUKSEXTSR, self).detach(sr_uuid)
             return
         mappings = self._open_mappings(sr_uuid)
-        for mapping in mappings:
-            reencrypt_process.stop(mapping)
+        _upkeep().before_close(mappings)
         try:
             super(LUKSEXTSR, self).detach(sr_uuid)
         except xs_errors.SROSError:
@@ -220,12 +217,22 @@ class LUKSEXTSR(EXTSR.EXTSR):
         XAPI attaches first. The containers stay open while the ext driver works, since it removes
         the physical volumes after it detached.
         """
-        found = self._find(sr_uuid, self._records())
-        with self._working_inside(found):
+        sr = self._repository()
+        with self._working_inside(sr.containers):
             super(LUKSEXTSR, self).delete(sr_uuid)
-        for container in found:
+        for container in sr.containers:
             container.close()
             container.erase()
+        _upkeep().forget(sr)
+
+    def check_sr(self, sr_uuid):
+        """What SM's health service calls every ten minutes: proves the bindings when that is due,
+        and shows in XAPI what needs attention. Never fails: that would end the service's round."""
+        _log_to_smlog()
+        try:
+            _upkeep().check(self.session, self.sr_ref, self._repository())
+        except Exception as error:  # pylint: disable=broad-except
+            util.SMlog("luksext: cannot check the SR {}: {}".format(sr_uuid, error))
 
     @SR.deviceCheck
     @_explained
@@ -289,13 +296,10 @@ class LUKSEXTSR(EXTSR.EXTSR):
             made.append(container)
         return made
 
-    def _find(self, sr_uuid, records):
+    def _repository(self):
         """The SR's containers in their order, wherever their disks are now."""
-        hints = options.parse_devices(self.dconf)
-        if not records:
-            return containers.find_identified(sr_uuid, hints)
-        hints += [hints[0]] * (len(records) - len(hints))
-        return [containers.find_recorded(record, hint) for record, hint in zip(records, hints)]
+        return repository.recorded(self.uuid, self._records(), options.parse_devices(self.dconf),
+                                   options.parse(self.dconf).discard)
 
     def _open_mappings(self, sr_uuid):
         """The open mappings of the SR, found without its disks where they are recorded."""
@@ -330,33 +334,13 @@ class LUKSEXTSR(EXTSR.EXTSR):
         elif self._volume_is_active():
             util.pread2(["lvchange", "-an", self.remotepath])
 
-    def _sm_config(self):
-        return self.session.xenapi.SR.get_sm_config(self.sr_ref)
-
-    def _update_sm_config(self, **values):
-        self.session.xenapi.SR.set_sm_config(self.sr_ref, dict(self._sm_config(), **values))
+    def _records(self):
+        return luksext_xapi.records(self.session.xenapi.SR.get_sm_config(self.sr_ref))
 
     def _record(self, found):
         """Notes what the containers are, to compare with at each attach."""
-        recoverable = all(container.has_other_key for container in found)
-        self._update_sm_config(**{
-            _RECORD_KEY: json.dumps([container.record for container in found]),
-            _RECOVERY_KEY: "unconfirmed" if recoverable else "none"})
-
-    def _records(self):
-        """What `_record` noted; empty for an SR that was introduced."""
-        return [Record(*fields) for fields in json.loads(self._sm_config().get(_RECORD_KEY, "[]"))]
-
-    @staticmethod
-    def _go_on_encrypting(found):
-        """Lets re-encryptions go on that an unplug or a power cut interrupted. The SR is attached:
-        what fails here is shown by the status, and can be made good while the SR is in use."""
-        for container in found:
-            try:
-                reencrypt.resume(container)
-            except LuksError as error:
-                util.SMlog("luksext: {} is not encrypted further: {}".format(
-                    container.device, error))
+        luksext_xapi.note(self.session, self.sr_ref, **{
+            luksext_xapi.RECORDS: json.dumps([container.record for container in found])})
 
     def _note_disks(self, found):
         """Notes of the disks what the ext driver noted of the mappings: their serial numbers, by
@@ -366,18 +350,6 @@ class LUKSEXTSR(EXTSR.EXTSR):
                                    scsiutil.devlist_to_serialstring(disks))
         for disk in disks:
             self.block_setscheduler(disk)
-
-    def _warn_without_recovery_key(self):
-        """Raises the alert once for an SR that nothing but its binding opens."""
-        config = self._sm_config()
-        if config.get(_RECOVERY_KEY) != "none" or _NO_RECOVERY_ALERT in config.get(_ALERTS_KEY, ""):
-            return
-        self.session.xenapi.message.create(
-            _NO_RECOVERY_ALERT, 3, "SR", self.uuid,
-            "The encrypted SR {} has no recovery key: if its TPM or server fails, its data are "
-            "lost. Add a passphrase: cryptsetup luksAddKey DEVICE, with the key that `clevis luks "
-            "pass -d DEVICE -s {}` prints.".format(self.uuid, containers.BINDING_SLOT))
-        self._update_sm_config(**{_ALERTS_KEY: _NO_RECOVERY_ALERT})
 
     def _recovery_passphrase(self):
         """The passphrase that XAPI keeps for us in a secret, as bytes; None where none is."""

@@ -119,12 +119,13 @@ def shares(pin: Pin) -> List[Pin]:
     return [describe(str(jwe)) for jwe in jwes] if isinstance(jwes, list) else []
 
 
-def _sealed_leaves(pin: Pin) -> Iterator[Pin]:
+def sealed_leaves(pin: Pin) -> Iterator[Pin]:
+    """As `leaves`, of a pin as `describe` reads it from a sealed key."""
     if pin.name != "sss":
         yield pin
         return
     for share in shares(pin):
-        yield from _sealed_leaves(share)
+        yield from sealed_leaves(share)
 
 
 def to_seal_again(pin: Pin) -> Pin:
@@ -152,7 +153,7 @@ def to_seal_again(pin: Pin) -> Pin:
 
 def has_pcrs(pin: Pin) -> bool:
     """Whether a sealed key, whose pin this is, depends on PCRs."""
-    return any(leaf.name == "tpm2" and leaf.config.get("pcr_ids") for leaf in _sealed_leaves(pin))
+    return any(leaf.name == "tpm2" and leaf.config.get("pcr_ids") for leaf in sealed_leaves(pin))
 
 
 def without_pcrs(pin: Pin) -> Pin:
@@ -198,9 +199,9 @@ def _sealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
 
 
 def _unsealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
-    for leaf in _sealed_leaves(pin):
+    for leaf in sealed_leaves(pin):
         _require_tools_of(leaf)
-    found = [_state_of(leaf) or _refusal_of(leaf, error) for leaf in _sealed_leaves(pin)]
+    found = [_state_of(leaf) or _refusal_of(leaf, error) for leaf in sealed_leaves(pin)]
     if len(found) == 1:
         return found[0]
     sentences = [reason.sentence for reason in found] or [_detail(error)]

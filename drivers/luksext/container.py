@@ -90,12 +90,20 @@ class LuksContainer:
 
         Raises HeaderMismatch before anything is opened, UnlockRefused's children, MappingMismatch.
         """
+        return self._open(expected, lambda: self._unlock(discard))
+
+    def open_by(self, slot: int, key: bytes, expected: Optional[Record], discard: bool) -> bool:
+        """As `open`, by a `key` that is known to open `slot` in the place of a binding."""
+        return self._open(expected, lambda: cryptsetup.open_device(
+            self.device, "luks-" + self.uuid, slot, key, discard))
+
+    def _open(self, expected: Optional[Record], unlock: Callable[[], None]) -> bool:
         self._check_header(expected)
         if self.mapping is not None:
             self._check_mapping()
             return False
         require(*self.generation.programs)
-        self._unlock(discard)
+        unlock()
         try:
             self._check_mapping()
         except LuksError:

@@ -85,6 +85,50 @@ class Unsupported(LuksError):
     code = 6206
 
 
+class ArgumentInvalid(LuksError):
+    """An argument of one of the administrator's verbs that cannot be used."""
+
+    code = 6285
+
+    def __init__(self, verb: str, problem: str, allowed: str) -> None:
+        super().__init__(
+            "`luksext {}` {}.".format(verb, problem),
+            "Allowed: {}. See: luksext {} --help".format(allowed, verb))
+
+
+class VerbUnknown(LuksError):
+    """A verb that does not exist."""
+
+    code = 6286
+
+    def __init__(self, verb: str, known: List[str]) -> None:
+        super().__init__("There is no verb {}.".format(verb),
+                         "Use one of: {}.".format(", ".join(known)))
+
+
+class NoSuchKey(LuksError):
+    """A recovery key that the SR has not."""
+
+    code = 6287
+
+    def __init__(self, sr_uuid: str, wanted: str, known: List[str]) -> None:
+        super().__init__(
+            "The SR {} has no recovery key {}.".format(sr_uuid, wanted or "without a name"),
+            "Name one by name or slot: {}. See: luksext status --sr-uuid={}".format(
+                ", ".join(known) or "it has none", sr_uuid))
+
+
+class SrUnknown(LuksError):
+    """An SR that a verb names, and that is not there or not ours."""
+
+    code = 6288
+
+    def __init__(self, sr_uuid: str, reason: str) -> None:
+        super().__init__(
+            "The SR {} cannot be used: {}.".format(sr_uuid or "without a UUID", reason),
+            "List the encrypted SRs with: xe sr-list type=luksext params=uuid,name-label,host")
+
+
 class DeviceMissing(LuksError):
     """A device that is named, or recorded for the SR, is not there."""
 

@@ -63,7 +63,7 @@ def parse(config: Mapping[str, str]) -> Options:
     return Options(
         devices=parse_devices(config),
         force=_boolean(config, "force"),
-        pin=_pin(config),
+        pin=parse_pin(config),
         luks_version=int(version) if version else None,
         cipher=_choice(config, "cipher", CIPHERS, CIPHERS[0]),
         key_bits=int(_choice(config, "key-size", _KEY_BITS, "512")),
@@ -97,7 +97,7 @@ def check_passphrase(text: str) -> bytes:
 
 def check_pin(pin: Pin) -> Pin:
     """`pin` with its configuration completed. Raises OptionInvalid."""
-    return _pin({"pin": pin.name, "pin-config": json.dumps(pin.config)})
+    return parse_pin({"pin": pin.name, "pin-config": json.dumps(pin.config)})
 
 
 def _choice(config: Mapping[str, str], key: str, allowed: Any, default: str) -> str:
@@ -111,7 +111,8 @@ def _boolean(config: Mapping[str, str], key: str) -> bool:
     return _choice(config, key, ("true", "false"), "false") == "true"
 
 
-def _pin(config: Mapping[str, str]) -> Pin:
+def parse_pin(config: Mapping[str, str]) -> Pin:
+    """The pin in `pin` and `pin-config`, its configuration completed. Raises OptionInvalid."""
     name = config.get("pin", "tpm2")
     if not _PIN_NAME.match(name):
         raise OptionInvalid("pin", name, "the name of a clevis pin, such as tpm2, tang or sss")

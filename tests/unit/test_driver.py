@@ -20,7 +20,7 @@ import pytest
 import headers
 import storage_manager
 from conftest import Sysfs
-from luksext import clevis, container, cryptsetup, devices, header, options
+from luksext import clevis, container, cryptsetup, devices, header, options, state
 
 SR = headers.SR
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -56,7 +56,9 @@ class Xapi:
         self.xenapi = self
         self.SR = SimpleNamespace(
             get_sm_config=lambda ref: dict(self.sm_config),
-            set_sm_config=lambda ref, config: setattr(self, "sm_config", config),
+            remove_from_sm_config=lambda ref, key: self.sm_config.pop(key, None),
+            add_to_sm_config=lambda ref, key, value: self.sm_config.update({key: value}),
+            get_record=lambda ref: {"uuid": SR, "sm_config": dict(self.sm_config)},
             get_all_records=lambda: {"SR": {"sm_config": dict(self.sm_config)}})
         self.PBD = SimpleNamespace(
             get_all_records=lambda: self.pbds,
@@ -108,6 +110,7 @@ def lab(driver, programs, tmp_path, monkeypatch):
     nodes = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="luksext-test-"))
     sysfs = Sysfs(tmp_path / "sys", nodes)
     monkeypatch.setattr(devices, "_SYSFS", str(sysfs.block))
+    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
     made = Lab(driver, sysfs, programs)
     real_candidates, real_disk_of = devices.candidates, devices.disk_of
 
@@ -257,7 +260,6 @@ def test_create_notes_what_the_containers_are(lab):
     made.create(SR, 0)
     assert json.loads(made.session.sm_config["luks_containers"]) == [
         [header.read(disk).uuid, headers.CIPHER, 512]]
-    assert made.session.sm_config["luks_recovery_key"] == "none"
 
 
 @pytest.mark.parametrize("step", ["create", "detach"])
@@ -342,7 +344,6 @@ def test_create_makes_a_keyslot_of_it_and_destroys_all_copies_that_nobody_names(
     made.create(SR, 0)
     assert header.read(disk).keyslots == [0, 1]
     assert made.session.secrets == {"given": PASSPHRASE + "\n", "other": "another secret"}
-    assert made.session.sm_config["luks_recovery_key"] == "unconfirmed"
 
 
 def test_a_recovery_key_of_ours_may_be_typed_in_any_way(lab, monkeypatch):
@@ -492,15 +493,16 @@ def test_an_sr_without_recovery_key_raises_one_alert(lab):
     made, _ = created(lab)
     made.attach(SR)
     made.attach(SR)
-    assert [(name, uuid) for name, _, _, uuid, _ in made.session.messages] == [("LUKS-W001", SR)]
-    assert "cryptsetup luksAddKey" in made.session.messages[0][-1]
+    assert [(name, uuid) for name, _, _, uuid, _ in made.session.messages
+            if name == "LUKS-W001"] == [("LUKS-W001", SR)]
+    assert "luksext recovery-add" in made.session.messages[0][-1]
 
 
-def test_an_sr_with_recovery_key_raises_none(lab):
+def test_an_sr_with_a_recovery_key_waits_for_its_confirmation(lab):
     made = with_secret(lab, lab.disk("sdb"))
     made.create(SR, 0)
     made.attach(SR)
-    assert made.session.messages == []
+    assert [words[0] for words in made.session.messages] == ["LUKS-W002", "LUKS-W005"]
 
 
 # Detach and delete

@@ -27,12 +27,13 @@ ARGUMENTS = {
     "holder": "4711", "path": "/var/lib/luksext/x", "since": "today",
     "luks_uuid": "LUKS-UUID", "created": "yesterday", "slots": [1, 3],
     "alert": "LUKS-W099", "known": ["LUKS-W001", "LUKS-W002"],
+    "verb": "rebind", "problem": "needs the argument slot",
     "vdis": ["VDI-1", "VDI-2"], "container": 1 << 30, "disk": 1 << 29,
 }
 
 # What an error must name so that an administrator knows where to look.
 PLACES = ("/dev/", "/dev/mapper/", "device-config:", "host", "server", "TPM", "`", "passphrase",
-          "program", "pin", "key", "Unlocking")
+          "program", "pin", "key", "Unlocking", "The SR", "verb")
 
 
 def made(error):
@@ -66,7 +67,8 @@ def test_codes_are_stable():
         "SrNotEmpty": 6273,
         "NotPlugged": 6275, "DiskShrank": 6276,
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
-        "ReencryptionStuck": 6283}
+        "ReencryptionStuck": 6283,
+        "ArgumentInvalid": 6285, "VerbUnknown": 6286, "NoSuchKey": 6287, "SrUnknown": 6288}
 
 
 @pytest.mark.skipif(not os.environ.get("SM"), reason="needs the storage manager (SM=checkout)")

@@ -276,6 +276,7 @@ CLASSES: dict[str, dict[str, Field]] = {
         pool bool
         other_config map
         is_local_superuser bool
+        auth_user_name string
         originator string
         """
     ),

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The console tool `luksext`: the verbs on dom0's own screen, also while xapi is down.
+
+SRs are found by what their disks say. XAPI learns of a change at its next check of the SR.
+"""
+import argparse
+import base64
+import getpass
+import json
+import logging
+import os
+import sys
+from typing import Any, Dict, List, Optional, TextIO
+
+from luksext import alerts, repository, status, verbs
+from luksext.errors import LuksError
+from luksext.repository import Repository
+from luksext.verb import ARGUMENT, FILE, SECRET, Parameter, Verb
+
+OK = 0
+FAILED = 1
+USAGE = 2
+ATTENTION = 3
+
+
+def main(argv: List[str]) -> int:
+    """Runs one verb. Returns 0; 1 failed, 2 usage, 3 done and something needs attention."""
+    arguments = _parser().parse_args(argv)
+    logging.getLogger("luksext").addHandler(logging.NullHandler())
+    try:
+        told = arguments.do(arguments)
+    except LuksError as error:
+        print("luksext: error {}: {}".format(error.code, error), file=sys.stderr)
+        return FAILED
+    if arguments.json:
+        print(json.dumps(told, indent=2, sort_keys=True))
+    else:
+        show(told, sys.stdout)
+    return ATTENTION if _needs_attention(told) else OK
+
+
+def _needs_attention(told: Dict[str, Any]) -> bool:
+    return bool(told.get("alerts") or told.get("warnings") or told.get("ok") is False
+                or any(sr.get("alerts") for sr in told.get("srs", [])))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="luksext", description="Keys of encrypted SRs. Exit status: 0 done, 1 failed, "
+                                    "2 usage, 3 done and something needs attention.")
+    subparsers = parser.add_subparsers(metavar="VERB", dest="verb")
+    subparsers.required = True
+    for verb in verbs.VERBS.values():
+        _add_verb(subparsers, verb)
+    explain = _add(subparsers, "explain", "what an alert or error code means and what to do")
+    explain.add_argument("code", help="such as LUKS-W003 or 6234")
+    explain.set_defaults(do=lambda arguments: {"text": alerts.explain(arguments.code)})
+    return parser
+
+
+def _add(subparsers: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _add_verb(subparsers: Any, verb: Verb) -> None:
+    parser = _add(subparsers, verb.name, verb.help)
+    parser.add_argument("--sr-uuid", help="the SR; needed where this host has several")
+    for parameter in verb.parameters:
+        if parameter.source == SECRET:
+            parser.add_argument("--{}-stdin".format(parameter.name), action="store_true",
+                                help="read from stdin: " + parameter.help)
+        elif parameter.source == FILE:
+            parser.add_argument("--{}-file".format(parameter.name), metavar="FILE",
+                                help=parameter.help)
+        else:
+            parser.add_argument("--" + parameter.name, help=parameter.help,
+                                required=parameter.required)
+    parser.set_defaults(do=lambda arguments: _do(verb, arguments))
+
+
+def _do(verb: Verb, arguments: argparse.Namespace) -> Dict[str, Any]:
+    given = {}
+    for parameter in verb.parameters:
+        value = _value(parameter, arguments)
+        if value is not None:
+            given[parameter.name] = value
+    verbs.find(verb.name, given)
+    if verb.name == "status" and not arguments.sr_uuid:
+        return {"schema": status.SCHEMA,
+                "srs": [status.of(sr) for sr in repository.all_of_host()]}
+    return verbs.run(verb, _sr(arguments.sr_uuid), given, _user())
+
+
+def _value(parameter: Parameter, arguments: argparse.Namespace) -> Optional[str]:
+    name = parameter.name.replace("-", "_")
+    if parameter.source == ARGUMENT:
+        return getattr(arguments, name)
+    if parameter.source == FILE:
+        return _content(getattr(arguments, name + "_file"))
+    if getattr(arguments, name + "_stdin"):
+        return sys.stdin.read().rstrip("\n")
+    if parameter.required:
+        return getpass.getpass("{}: ".format(parameter.name))
+    return None
+
+
+def _content(path: Optional[str]) -> Optional[str]:
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return base64.b64encode(file.read()).decode("ascii")
+    except OSError as error:
+        raise LuksError("{} cannot be read: {}.".format(path, error.strerror),
+                        "Name a file that header-export made.") from error
+
+
+def _sr(sr_uuid: Optional[str]) -> Repository:
+    """The SR that is meant: the given one, else the only one of this host."""
+    if sr_uuid:
+        return repository.identified(sr_uuid)
+    found = list(repository.all_of_host())
+    if len(found) == 1:
+        return repository.identified(found[0].uuid)
+    raise _which([sr.uuid for sr in found])
+
+
+def _which(sr_uuids: List[str]) -> LuksError:
+    if not sr_uuids:
+        return LuksError("This host has no disk of an encrypted SR.",
+                         "List the disks with `lsblk -o NAME,SIZE,FSTYPE,LABEL`.")
+    return LuksError("This host has several encrypted SRs: {}.".format(", ".join(sr_uuids)),
+                     "Name one by --sr-uuid.")
+
+
+def _user() -> str:
+    return os.environ.get("SUDO_USER") or getpass.getuser()
+
+
+def show(told: Dict[str, Any], out: TextIO) -> None:
+    """Prints what a verb told, for people; what is longer than a line comes last."""
+    if "text" in told:
+        out.write(told["text"] + "\n")
+        return
+    if "srs" in told:
+        for sr in told["srs"]:
+            _show_status(sr, out)
+        if not told["srs"]:
+            out.write("No disk of an encrypted SR is in this host.\n")
+        return
+    if "disks" in told:
+        _show_status(told, out)
+        return
+    _show_answer(told, out)
+
+
+def _show_answer(told: Dict[str, Any], out: TextIO) -> None:
+    for key, value in told.items():
+        if key not in ("schema", "next", "warnings") and value not in ("", [], None):
+            text = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True)
+            out.write("{}: {}\n".format(key.replace("_", " "), text))
+    for warning in told.get("warnings", []):
+        out.write("warning: {}\n".format(warning))
+    if told.get("next"):
+        out.write("next: {}\n".format(told["next"]))
+
+
+def _show_status(sr: Dict[str, Any], out: TextIO) -> None:
+    out.write("SR {}: recovery key {}\n".format(sr["sr_uuid"], sr["recovery"]))
+    for disk in sr["disks"]:
+        if "error" in disk:
+            out.write("  disk not readable: {}\n".format(disk["error"]["text"]))
+            continue
+        out.write("  {device}: LUKS{luks_version} {luks_uuid}, {cipher} {key_bits} bits, "
+                  "{state}\n".format(state="open" if disk["open"] else "locked", **disk))
+        for slot in disk["slots"]:
+            out.write("    slot {}: {}\n".format(slot["slot"], _slot_text(slot)))
+        out.write("    header backup: {}\n".format(
+            disk["header_backup"] + ("" if disk["header_backup_fresh"] else " (older than the "
+                                     "header)") if disk["header_backup"] else "none"))
+    for code in sr["alerts"]:
+        out.write("  {}\n".format(alerts.explain(code).replace("SR_UUID", sr["sr_uuid"])))
+
+
+def _slot_text(slot: Dict[str, Any]) -> str:
+    if slot["role"] == "recovery":
+        return "recovery key {}, {}".format(
+            slot["name"], "confirmed" if slot["confirmed"] else "unconfirmed")
+    if slot["role"] == "unknown":
+        return "unknown key"
+    policy = ", ".join(" ".join("{} {}".format(key, value) for key, value in sorted(leaf.items())
+                                if key != "pin") or leaf["pin"] for leaf in slot["policy"])
+    proof = slot["proof"]
+    proved = "not proved yet" if proof is None else "{} at {}".format(
+        "proved" if proof["ok"] else "does not open ({})".format(proof["text"]), proof["at"])
+    return "{} {} ({}), {}, next boot {}{}".format(
+        slot["role"], slot["pin"], policy, proved, slot["next_boot"]["state"],
+        ", until " + slot["until"] if slot.get("until") else "")

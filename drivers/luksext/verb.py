@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a verb is: the administrator's words, the same for XAPI's plugin and for the console.
+
+Arguments are texts, as XAPI's plugins get them. A verb returns a dictionary that is JSON.
+"""
+import re
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from luksext.errors import ArgumentInvalid
+from luksext.repository import Repository
+
+Arguments = Mapping[str, str]
+
+ARGUMENT = "argument"
+SECRET = "secret"
+FILE = "file"
+
+
+class Parameter(NamedTuple):
+    """One argument of a verb.
+
+    source: where the console takes it from; XAPI's plugin gets all as texts. ARGUMENT: the command
+    line. SECRET: stdin or the terminal, nothing logs it. FILE: a file, whose bytes are in base64.
+    """
+
+    name: str
+    help: str
+    required: bool = False
+    source: str = ARGUMENT
+
+
+class Verb(NamedTuple):
+    """One thing that an administrator can do to an SR.
+
+    changes_keys: it changes headers, so that it is done alone, backed up and audited.
+    """
+
+    name: str
+    help: str
+    parameters: Tuple[Parameter, ...]
+    run: Callable[[Repository, Arguments], Dict[str, Any]]
+    changes_keys: bool = True
+
+
+RECOVERY_KEY = Parameter(
+    "key", "a recovery key, to act with where no binding gives up its key", source=SECRET)
+FORCE = Parameter("force", "true: do it although it was refused, for the reason that was given")
+
+
+def check(verb: Verb, arguments: Arguments, common: Sequence[str]) -> None:
+    """Raises ArgumentInvalid for an argument that `verb` does not know or needs and has not.
+
+    common: names that the caller itself takes, such as sr-uuid.
+    """
+    known = [parameter.name for parameter in verb.parameters]
+    for name in arguments:
+        if name not in known and name not in common:
+            # Its value may be a key under a mistyped name: it is not repeated.
+            raise ArgumentInvalid(verb.name, "does not know the argument " + name,
+                                  ", ".join([*common, *known]))
+    for parameter in verb.parameters:
+        if parameter.required and not arguments.get(parameter.name):
+            raise ArgumentInvalid(verb.name, "needs the argument " + parameter.name,
+                                  parameter.help)
+    truth(verb.name, arguments, FORCE.name)
+
+
+def truth(verb: str, arguments: Arguments, name: str) -> bool:
+    """A yes or no. Raises ArgumentInvalid."""
+    value = arguments.get(name, "false")
+    if value not in ("true", "false"):
+        raise ArgumentInvalid(verb, _not(name, value), "true or false")
+    return value == "true"
+
+
+def number(verb: str, arguments: Arguments, name: str, lowest: int, highest: int) -> Optional[int]:
+    """A number from `lowest` to `highest`; None where it is not given. Raises ArgumentInvalid."""
+    value = arguments.get(name)
+    if value is None:
+        return None
+    if not re.match(r"[0-9]{1,18}\Z", value) or not lowest <= int(value) <= highest:
+        raise ArgumentInvalid(verb, _not(name, value),
+                              "a number from {} to {}".format(lowest, highest))
+    return int(value)
+
+
+def _not(name: str, value: str) -> str:
+    return "cannot use {}={}".format(name, value)

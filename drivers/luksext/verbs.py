@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""All verbs, and the one way to run them: checked, alone, backed up, audited."""
+import contextlib
+from typing import Any, Dict, Iterator, List
+
+from luksext import (audit, backup, state, status, verbs_binding, verbs_header, verbs_recovery,
+                     verbs_volume)
+from luksext.errors import LuksError, VerbUnknown
+from luksext.repository import Repository
+from luksext.verb import Arguments, Verb, check
+
+# What every verb takes, and what its caller uses to find the SR.
+COMMON = ("sr-uuid",)
+
+
+def _status(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
+    return status.of(sr)
+
+
+VERBS: Dict[str, Verb] = {verb.name: verb for verb in (
+    Verb("status", "all that there is to know of an SR's encryption", (), _status,
+         changes_keys=False),
+    *verbs_recovery.VERBS, *verbs_binding.VERBS, *verbs_header.VERBS, *verbs_volume.VERBS)}
+
+
+def find(name: str, arguments: Arguments) -> Verb:
+    """The verb of that name, its arguments checked. Raises VerbUnknown, ArgumentInvalid."""
+    if name not in VERBS:
+        raise VerbUnknown(name, sorted(VERBS))
+    check(VERBS[name], arguments, COMMON)
+    return VERBS[name]
+
+
+def run(verb: Verb, sr: Repository, arguments: Arguments, who: str) -> Dict[str, Any]:
+    """Runs `verb` on `sr` for the user `who`; what it tells is JSON, with schema and SR."""
+    if not verb.changes_keys:
+        return _answer(sr, verb.run(sr, arguments))
+    with state.locked(sr.uuid), _audited(verb, sr, arguments, who):
+        told = verb.run(sr, arguments)
+    warnings = _back_up(sr, verb.name)
+    if warnings:
+        told["warnings"] = warnings
+    return _answer(sr, told)
+
+
+def _answer(sr: Repository, told: Dict[str, Any]) -> Dict[str, Any]:
+    return dict({"schema": status.SCHEMA, "sr_uuid": sr.uuid}, **told)
+
+
+@contextlib.contextmanager
+def _audited(verb: Verb, sr: Repository, arguments: Arguments, who: str) -> Iterator[None]:
+    """Leaves one line in syslog, whatever the end."""
+    details = {name: arguments[name] for name in audit.DETAILS if name in arguments}
+    try:
+        yield
+    except LuksError as error:
+        audit.record(verb.name, sr.uuid, who, "error {}".format(error.code), **details)
+        raise
+    except BaseException as error:
+        audit.record(verb.name, sr.uuid, who, type(error).__name__, **details)
+        raise
+    audit.record(verb.name, sr.uuid, who, "ok", **details)
+
+
+def _back_up(sr: Repository, reason: str) -> List[str]:
+    """Backs up every header that changed. The change is made: a failure is told, not raised."""
+    warnings = []
+    for container in sr.readable:
+        try:
+            current = container.refreshed()
+            if not backup.is_fresh(current):
+                backup.create(current, reason)
+        except LuksError as error:
+            warnings.append("The header of {} was not backed up. {}".format(
+                container.device, error))
+    return warnings

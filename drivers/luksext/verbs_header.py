@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The verbs for header backups: they hold the keyslots, so who has one and a key has the data."""
+import base64
+import binascii
+from typing import Any, Dict, List
+
+from luksext import backup
+from luksext.backup import Backup
+from luksext.errors import ArgumentInvalid, BackupMissing
+from luksext.repository import Repository
+from luksext.verb import FILE, FORCE, Arguments, Parameter, Verb, number, truth
+
+_DEVICE = Parameter("device", "the disk whose header was lost", required=True)
+_SERIAL = Parameter("serial", "which backup of this host, as header-list shows it "
+                              "(default: the newest)")
+_LUKS_UUID = Parameter("luks-uuid", "of the container, where the SR has lost several")
+_CONTENT = Parameter("content", "a backup that header-export made (through XAPI: in base64), in "
+                                "the place of one of this host", source=FILE)
+
+
+def _backup(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
+    return {"backups": [_described(backup.create(container, "asked for"))
+                        for container in sr.containers]}
+
+
+def _list(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
+    return {"backups": [_described(one) for uuid in _luks_uuids(sr)
+                        for one in backup.list_of(uuid)]}
+
+
+def _export(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
+    """The newest backup of each disk, each a file of its own."""
+    chosen = [_of_this_host("header-export", uuid, arguments) for uuid in _luks_uuids(sr)]
+    return {"backups": [
+        dict(_described(one), file="luksext-{}-{}.header".format(one.luks_uuid, one.serial),
+             content=base64.b64encode(backup.export(one)).decode("ascii")) for one in chosen],
+        "next": "Keep it where this host's disks and recovery keys are not; destroy it when a key "
+                "that it holds is revoked."}
+
+
+def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
+    """Writes a backup over the header of a disk, which is then read again to prove it."""
+    device = arguments["device"]
+    uuid = arguments.get("luks-uuid") or _lost(sr)
+    force = truth("header-restore", arguments, FORCE.name)
+    if "content" in arguments:
+        content = _decoded(arguments["content"])
+    else:
+        content = backup.export(_of_this_host("header-restore", uuid, arguments))
+    restored = backup.restore(device, content, uuid, force)
+    return {"device": device, "luks_uuid": restored.luks_uuid, "serial": restored.serial,
+            "keys_that_came_back": restored.revived,
+            "next": "xe pbd-plug uuid=$(xe pbd-list sr-uuid={} params=uuid --minimal)".format(
+                sr.uuid)}
+
+
+def _lost(sr: Repository) -> str:
+    """The LUKS UUID of the one disk that is recorded and cannot be read; "" where none is known."""
+    readable = [container.uuid for container in sr.readable]
+    lost = [uuid for uuid in _luks_uuids(sr) if uuid not in readable]
+    if len(lost) > 1:
+        raise ArgumentInvalid("header-restore", "cannot tell which disk is meant",
+                              "luks-uuid with one of " + ", ".join(lost))
+    return (lost or readable or [""])[0]
+
+
+def _luks_uuids(sr: Repository) -> List[str]:
+    recorded = [record.uuid for record in sr.records if record is not None]
+    return recorded or [container.uuid for container in sr.readable]
+
+
+def _of_this_host(verb: str, luks_uuid: str, arguments: Arguments) -> Backup:
+    serial = number(verb, arguments, "serial", 1, 10 ** 17)
+    found = [one for one in backup.list_of(luks_uuid) if serial in (None, one.serial)]
+    if not found:
+        raise BackupMissing(luks_uuid)
+    return found[-1]
+
+
+def _decoded(content: str) -> bytes:
+    try:
+        return base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError):
+        raise ArgumentInvalid("header-restore", "cannot read content",
+                              "what header-export told, in base64") from None
+
+
+def _described(one: Backup) -> Dict[str, Any]:
+    return {"luks_uuid": one.luks_uuid, "serial": one.serial, "created": one.created,
+            "reason": one.reason, "sha256": one.sha256}
+
+
+VERBS = (
+    Verb("header-backup", "back up the headers on this host, now", (), _backup,
+         changes_keys=False),
+    Verb("header-list", "list the header backups of this host", (), _list, changes_keys=False),
+    Verb("header-export", "hand out the header backups, to be kept off this host", (_SERIAL,),
+         _export, changes_keys=False),
+    Verb("header-restore", "write a header backup back to a disk whose header was lost",
+         (_DEVICE, _SERIAL, _LUKS_UUID, _CONTENT, FORCE), _restore),
+)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What XAPI's plugin `luksext` can be called for, by a session and arguments that are texts."""
+import contextlib
+import ctypes
+import functools
+import json
+import logging
+import logging.handlers
+import queue
+import threading
+import time
+
+import XenAPI
+
+import luksext_xapi
+from luksext import alerts, inventory, status, verbs
+from luksext.errors import LuksError, SrUnknown
+
+PLUGIN = "luksext"
+
+# Seconds to wait for another host: one status of 24 disks, with reserve.
+_HOST_DEADLINE = 120
+
+
+def hide_arguments():
+    """Overwrites the argument list of this process, which any user of dom0 can read.
+
+    XAPI hands a plugin its arguments there, a recovery key among them. The kernel shows the memory
+    between arg_start and arg_end (proc(5), /proc/[pid]/stat).
+    """
+    with open("/proc/self/stat", "rb") as stat:
+        fields = stat.read().rsplit(b")", 1)[1].split()
+    start, end = int(fields[45]), int(fields[46])
+    ctypes.memset(start, 0, end - start)
+
+
+def answering(failure, call):
+    """`call` as a function of XAPI's plugin: returns JSON, raises `failure` as XAPI shows it."""
+
+    @functools.wraps(call)
+    def function(session, arguments):
+        _log_to_syslog()
+        try:
+            return json.dumps(call(session, arguments))
+        except LuksError as error:
+            raise failure("SR_BACKEND_FAILURE_{}".format(error.code), ["", str(error)]) from error
+
+    return function
+
+
+def _log_to_syslog():
+    log = logging.getLogger("luksext")
+    if not log.handlers:
+        handler = logging.handlers.SysLogHandler(
+            "/dev/log", logging.handlers.SysLogHandler.LOG_LOCAL2)
+        handler.setFormatter(logging.Formatter("SM: luksext: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+def _verb(name):
+    def call(session, arguments):
+        verb = verbs.find(name, arguments)
+        sr_ref, device_config = _sr(session, arguments.get("sr-uuid", ""))
+        sr = luksext_xapi.repository_of(session, sr_ref, device_config)
+        try:
+            return verbs.run(verb, sr, arguments, _user(session))
+        finally:
+            _publish(session, sr_ref, device_config)
+    return call
+
+
+def _status(session, arguments):
+    if arguments.get("sr-uuid"):
+        return _verb("status")(session, arguments)
+    return _host_status(session, arguments)
+
+
+def _host_status(session, arguments):
+    """All SRs of this host, encrypted or not."""
+    host = _this_host(session)
+    told = []
+    for pbd in session.xenapi.PBD.get_all_records().values():
+        if pbd["host"] == host:
+            told.append(_told(session, pbd))
+    return {"schema": status.SCHEMA, "host_uuid": session.xenapi.host.get_uuid(host),
+            "host": session.xenapi.host.get_name_label(host), "srs": told}
+
+
+def _told(session, pbd):
+    record = session.xenapi.SR.get_record(pbd["SR"])
+    known = {"sr_uuid": record["uuid"], "name": record["name_label"], "type": record["type"],
+             "shared": record["shared"], "attached": pbd["currently_attached"],
+             "encrypted": record["type"] == luksext_xapi.SR_TYPE}
+    if not known["encrypted"]:
+        return known
+    sr = luksext_xapi.repository_of(session, pbd["SR"], pbd["device_config"])
+    return dict(status.of(sr), **known)
+
+
+def _pool_status(session, arguments):
+    """All SRs of all hosts; a host that cannot be asked is named with the reason."""
+    hosts = session.xenapi.host.get_all_records()
+    answers = queue.Queue()
+    for ref in hosts:
+        # Daemons: a host that never answers must not keep this process.
+        threading.Thread(target=_ask, args=(session, ref, answers), daemon=True).start()
+    told = {}
+    end = time.monotonic() + _HOST_DEADLINE
+    with contextlib.suppress(queue.Empty):
+        while len(told) < len(hosts):
+            ref, answer = answers.get(timeout=max(0, end - time.monotonic()))
+            told[ref] = answer
+    late = {"error": "It did not answer within {} seconds.".format(_HOST_DEADLINE)}
+    return {"schema": status.SCHEMA, "hosts": [
+        dict({"host_uuid": host["uuid"], "host": host["name_label"]}, **told.get(ref, late))
+        for ref, host in sorted(hosts.items(), key=lambda item: item[1]["name_label"])]}
+
+
+def _ask(session, host, answers):
+    # A session object speaks with one caller at a time.
+    own = XenAPI.xapi_local()
+    own._session = session._session
+    try:
+        answers.put((host, json.loads(own.xenapi.host.call_plugin(host, PLUGIN, "status", {}))))
+    except XenAPI.Failure as error:
+        answers.put((host, {"error": _why(error)}))
+
+
+def _why(error):
+    if error.details[0] == "XENAPI_MISSING_PLUGIN":
+        return "The package luksext is not installed on this host: install it on every host."
+    return " ".join(str(detail) for detail in error.details)
+
+
+def _pool_csv(session, arguments):
+    """The inventory of the pool as CSV, one line a disk."""
+    return {"schema": status.SCHEMA, "csv": inventory.csv_of(_pool_status(session, arguments))}
+
+
+def _explain(session, arguments):
+    return {"schema": status.SCHEMA, "text": alerts.explain(arguments.get("code", ""))}
+
+
+def _sr(session, sr_uuid):
+    """The SR of that UUID, and the device-config of its PBD on this host. Raises SrUnknown."""
+    host = _this_host(session)
+    try:
+        sr_ref = session.xenapi.SR.get_by_uuid(sr_uuid)
+    except XenAPI.Failure:
+        raise SrUnknown(sr_uuid, "XAPI knows no such SR") from None
+    if session.xenapi.SR.get_type(sr_ref) != luksext_xapi.SR_TYPE:
+        raise SrUnknown(sr_uuid, "it is not of the type luksext")
+    for pbd in session.xenapi.SR.get_PBDs(sr_ref):
+        if session.xenapi.PBD.get_host(pbd) == host:
+            return sr_ref, session.xenapi.PBD.get_device_config(pbd)
+    raise SrUnknown(sr_uuid, "it has no PBD on this host, on which the plugin was called")
+
+
+def _this_host(session):
+    with open("/etc/xensource-inventory", encoding="ascii") as inventory_file:
+        for line in inventory_file:
+            if line.startswith("INSTALLATION_UUID="):
+                return session.xenapi.host.get_by_uuid(line.split("=", 1)[1].strip().strip("'"))
+    raise SrUnknown("", "/etc/xensource-inventory does not name this host")
+
+
+def _user(session):
+    """Who called, for the audit; empty where XAPI knows no name (local root)."""
+    try:
+        return session.xenapi.session.get_auth_user_name(session._session)
+    except XenAPI.Failure:
+        return ""
+
+
+def _publish(session, sr_ref, device_config):
+    """Shows in XAPI what is true after a verb, whatever its end."""
+    sr = luksext_xapi.repository_of(session, sr_ref, device_config)
+    luksext_xapi.publish(session, sr_ref, status.of(sr))
+
+
+CALLS = {name: _verb(name) for name in verbs.VERBS}
+CALLS.update({"status": _status, "pool-status": _pool_status, "pool-csv": _pool_csv,
+              "explain": _explain})

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the driver does for an SR besides its work. Little of it may fail what it comes with.
+
+Loaded where it is needed only: most of the driver's commands are for VDIs, and know nothing of it.
+"""
+import contextlib
+import time
+
+import luksext_xapi
+from luksext import backup, bindings, health, reencrypt, reencrypt_process, state, status
+from luksext.run import log
+
+
+def after_unlock(session, sr_ref, sr):
+    """Brings to an end what a plug ends, makes good what is missing, and shows it in XAPI.
+
+    sr: the Repository, whose containers were just opened.
+    """
+    changed = luksext_xapi.RECOVERY not in session.xenapi.SR.get_sm_config(sr_ref)
+    for container in sr.readable:
+        with _only_logged("cannot go on encrypting " + container.device):
+            reencrypt.resume(container)
+        with _only_logged("cannot end the suspension"):
+            changed |= bindings.end_suspend(container)
+        with _only_logged("cannot back up the header"):
+            if changed or not backup.list_of(container.uuid):
+                backup.create(container.refreshed(), "plug")
+    if changed:
+        with _only_logged("cannot show the state of the SR"):
+            luksext_xapi.publish(session, sr_ref, status.of(sr.refreshed()))
+
+
+def before_close(mappings):
+    """Stops what works on open containers on its own. Raises LuksError where that goes on."""
+    for mapping in mappings:
+        reencrypt_process.stop(mapping)
+
+
+def check(session, sr_ref, sr):
+    """Proves the bindings when that is due, and shows in XAPI what needs attention."""
+    for container in sr.readable:
+        with _only_logged("cannot prove the bindings of " + container.device):
+            if health.due(container, time.time()):
+                health.prove(container)
+    with _only_logged("cannot show the state of the SR"):
+        luksext_xapi.publish(session, sr_ref, status.of(sr))
+
+
+def forget(sr):
+    """Destroys what this host keeps of containers that were erased: header backups above all."""
+    for container in sr.readable:
+        with _only_logged("cannot destroy the header backups of " + container.uuid):
+            state.forget(container.uuid)
+
+
+@contextlib.contextmanager
+def _only_logged(what):
+    try:
+        yield
+    except Exception as error:  # pylint: disable=broad-except
+        log.error("%s: %s", what, error)
