@@ -56,7 +56,7 @@ class Session(XenAPI.Session):
 XenAPI.Session = Session
 session = XenAPI.xapi_local()
 session.xenapi.login_with_password("root", "", "1.0", "test")
-host = session.xenapi.session.get_this_host(session._session)
+(host,) = session.xenapi.host.get_all()
 try:
     print(json.dumps(luksext_adopt.adopt(
         session, host, sys.argv[1], Pin("tpm2", {}), sys.stdin.buffer.read() or None)))
