@@ -12,8 +12,10 @@ import time
 
 import XenAPI
 
+import luksext_adopt
+import luksext_encrypt
 import luksext_xapi
-from luksext import alerts, inventory, status, verbs
+from luksext import alerts, inventory, keys, options, status, verb, verbs
 from luksext.errors import LuksError, SrUnknown
 
 PLUGIN = "luksext"
@@ -60,11 +62,11 @@ def _log_to_syslog():
 
 def _verb(name):
     def call(session, arguments):
-        verb = verbs.find(name, arguments)
+        found = verbs.find(name, arguments)
         sr_ref, device_config = _sr(session, arguments.get("sr-uuid", ""))
         sr = luksext_xapi.repository_of(session, sr_ref, device_config)
         try:
-            return verbs.run(verb, sr, arguments, _user(session))
+            return verbs.run(found, sr, arguments, _user(session))
         finally:
             _publish(session, sr_ref, device_config)
     return call
@@ -138,6 +140,29 @@ def _pool_csv(session, arguments):
     return {"schema": status.SCHEMA, "csv": inventory.csv_of(_pool_status(session, arguments))}
 
 
+def _adopt(session, arguments):
+    """An ext SR on disks that were encrypted by hand becomes an encrypted SR."""
+    verb.check_names("adopt", arguments, ("sr-uuid", "pin", "pin-config", "key"))
+    typed = arguments.get("key")
+    return dict({"schema": status.SCHEMA}, **luksext_adopt.adopt(
+        session, _this_host(session), arguments.get("sr-uuid", ""), options.parse_pin(arguments),
+        keys.to_passphrase(typed) if typed else None))
+
+
+def _encrypt(session, arguments):
+    """An ext SR that is empty is replaced by an encrypted one on the same disks."""
+    config = {name: value for name, value in arguments.items() if name != "sr-uuid"}
+    return {"schema": status.SCHEMA, "sr_uuid": luksext_encrypt.encrypt(
+        session, _this_host(session), arguments.get("sr-uuid", ""), config)}
+
+
+def _audited(name, call):
+    def audited(session, arguments):
+        with verbs.audited(name, arguments.get("sr-uuid", ""), arguments, _user(session)):
+            return call(session, arguments)
+    return audited
+
+
 def _explain(session, arguments):
     return {"schema": status.SCHEMA, "text": alerts.explain(arguments.get("code", ""))}
 
@@ -181,4 +206,5 @@ def _publish(session, sr_ref, device_config):
 
 CALLS = {name: _verb(name) for name in verbs.VERBS}
 CALLS.update({"status": _status, "pool-status": _pool_status, "pool-csv": _pool_csv,
+              "adopt": _audited("adopt", _adopt), "encrypt": _audited("encrypt", _encrypt),
               "explain": _explain})

@@ -7,7 +7,7 @@ import contextlib
 import time
 
 import luksext_xapi
-from luksext import backup, bindings, health, reencrypt, reencrypt_process, state, status
+from luksext import backup, bindings, health, reencrypt, reencrypt_process, started, state, status
 from luksext.run import log
 
 
@@ -16,6 +16,8 @@ def after_unlock(session, sr_ref, sr):
 
     sr: the Repository, whose containers were just opened.
     """
+    with _only_logged("cannot note what the firmware started with"):
+        started.note()
     changed = luksext_xapi.RECOVERY not in session.xenapi.SR.get_sm_config(sr_ref)
     for container in sr.readable:
         with _only_logged("cannot go on encrypting " + container.device):
@@ -39,6 +41,8 @@ def before_close(mappings):
 def check(session, sr_ref, sr):
     """Proves the bindings when that is due, and shows in XAPI what needs attention."""
     for container in sr.readable:
+        with _only_logged("cannot end the re-encryption of " + container.device):
+            reencrypt.settle(container)
         with _only_logged("cannot prove the bindings of " + container.device):
             if health.due(container, time.time()):
                 health.prove(container)

@@ -6,7 +6,7 @@ told as codes of alerts (alerts.py).
 """
 from typing import Any, Dict, List, Optional, Set
 
-from luksext import backup, clevis, devices, generation, health, keyslots, predict
+from luksext import backup, clevis, devices, generation, health, keyslots, predict, reencrypt
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import CommandTimeout, LuksError, TangUnreachable, TpmBroken, TpmLockout
@@ -51,6 +51,7 @@ def _disk(container: LuksContainer) -> Dict[str, Any]:
         "header_backups": len(backups),
         "header_backup": backups[-1].created if backups else "",
         "header_backup_fresh": backup.is_fresh(container),
+        "reencryption": reencrypt.progress(container)._asdict(),
     }
 
 
@@ -123,6 +124,9 @@ def _alerts_of_disk(disk: Dict[str, Any]) -> Set[str]:
             found.add("LUKS-W006")
         if slot["role"] == "unknown":
             found.add("LUKS-W007")
-    if not disk["header_backup_fresh"]:
+    encrypting = disk["reencryption"]["state"]
+    if encrypting in ("interrupted", "stuck"):
+        found.add("LUKS-W009")
+    if encrypting == "none" and not disk["header_backup_fresh"]:
         found.add("LUKS-W005")
     return found

@@ -52,17 +52,21 @@ def check(verb: Verb, arguments: Arguments, common: Sequence[str]) -> None:
 
     common: names that the caller itself takes, such as sr-uuid.
     """
-    known = [parameter.name for parameter in verb.parameters]
-    for name in arguments:
-        if name not in known and name not in common:
-            # Its value may be a key under a mistyped name: it is not repeated.
-            raise ArgumentInvalid(verb.name, "does not know the argument " + name,
-                                  ", ".join([*common, *known]))
+    check_names(verb.name, arguments,
+                [*common, *(parameter.name for parameter in verb.parameters)])
     for parameter in verb.parameters:
         if parameter.required and not arguments.get(parameter.name):
             raise ArgumentInvalid(verb.name, "needs the argument " + parameter.name,
                                   parameter.help)
     truth(verb.name, arguments, FORCE.name)
+
+
+def check_names(verb: str, arguments: Arguments, known: Sequence[str]) -> None:
+    """Raises ArgumentInvalid for an argument that is not one of `known`."""
+    for name in arguments:
+        if name not in known:
+            # Its value may be a key under a mistyped name: it is not repeated.
+            raise ArgumentInvalid(verb, "does not know the argument " + name, ", ".join(known))
 
 
 def truth(verb: str, arguments: Arguments, name: str) -> bool:

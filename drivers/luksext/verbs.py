@@ -4,7 +4,7 @@ import contextlib
 from typing import Any, Dict, Iterator, List
 
 from luksext import (audit, backup, state, status, verbs_binding, verbs_header, verbs_recovery,
-                     verbs_volume)
+                     verbs_reencrypt, verbs_volume)
 from luksext.errors import LuksError, VerbUnknown
 from luksext.repository import Repository
 from luksext.verb import Arguments, Verb, check
@@ -20,7 +20,8 @@ def _status(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 VERBS: Dict[str, Verb] = {verb.name: verb for verb in (
     Verb("status", "all that there is to know of an SR's encryption", (), _status,
          changes_keys=False),
-    *verbs_recovery.VERBS, *verbs_binding.VERBS, *verbs_header.VERBS, *verbs_volume.VERBS)}
+    *verbs_recovery.VERBS, *verbs_binding.VERBS, *verbs_header.VERBS, *verbs_reencrypt.VERBS,
+    *verbs_volume.VERBS)}
 
 
 def find(name: str, arguments: Arguments) -> Verb:
@@ -35,7 +36,7 @@ def run(verb: Verb, sr: Repository, arguments: Arguments, who: str) -> Dict[str,
     """Runs `verb` on `sr` for the user `who`; what it tells is JSON, with schema and SR."""
     if not verb.changes_keys:
         return _answer(sr, verb.run(sr, arguments))
-    with state.locked(sr.uuid), _audited(verb, sr, arguments, who):
+    with state.locked(sr.uuid), audited(verb.name, sr.uuid, arguments, who):
         told = verb.run(sr, arguments)
     warnings = _back_up(sr, verb.name)
     if warnings:
@@ -48,18 +49,18 @@ def _answer(sr: Repository, told: Dict[str, Any]) -> Dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _audited(verb: Verb, sr: Repository, arguments: Arguments, who: str) -> Iterator[None]:
-    """Leaves one line in syslog, whatever the end."""
+def audited(verb: str, sr_uuid: str, arguments: Arguments, who: str) -> Iterator[None]:
+    """Leaves one line in syslog, whatever the end of what is done within."""
     details = {name: arguments[name] for name in audit.DETAILS if name in arguments}
     try:
         yield
     except LuksError as error:
-        audit.record(verb.name, sr.uuid, who, "error {}".format(error.code), **details)
+        audit.record(verb, sr_uuid, who, "error {}".format(error.code), **details)
         raise
     except BaseException as error:
-        audit.record(verb.name, sr.uuid, who, type(error).__name__, **details)
+        audit.record(verb, sr_uuid, who, type(error).__name__, **details)
         raise
-    audit.record(verb.name, sr.uuid, who, "ok", **details)
+    audit.record(verb, sr_uuid, who, "ok", **details)
 
 
 def _back_up(sr: Repository, reason: str) -> List[str]:
@@ -68,7 +69,8 @@ def _back_up(sr: Repository, reason: str) -> List[str]:
     for container in sr.readable:
         try:
             current = container.refreshed()
-            if not backup.is_fresh(current):
+            # While data are encrypted anew, the header changes all the time: afterwards.
+            if current.header.reencryption is None and not backup.is_fresh(current):
                 backup.create(current, reason)
         except LuksError as error:
             warnings.append("The header of {} was not backed up. {}".format(
