@@ -378,7 +378,7 @@ class TpmRefuses(UnlockRefused):
             "it was cleared, replaced, or belongs to another host"
         super().__init__(
             "The TPM of this host refuses to unseal the key: {}.".format(bound),
-            "Use the recovery passphrase.")
+            "Use a recovery key.")
 
 
 class TpmBroken(UnlockRefused):
@@ -411,7 +411,7 @@ class TangRefuses(UnlockRefused):
     def __init__(self, url: str) -> None:
         super().__init__(
             "The tang server {} answers, but no longer has the key of this binding.".format(url),
-            "Restore the server's old keys, or use the recovery passphrase.")
+            "Restore the server's old keys, or use a recovery key.")
 
 
 class PinRefuses(UnlockRefused):
@@ -434,7 +434,7 @@ class KeyRefused(UnlockRefused):
         super().__init__(
             "The key does not open {} of {}.".format(
                 "any keyslot" if slot is None else "keyslot {}".format(slot), device),
-            "The keyslot was changed or damaged; use the recovery passphrase.")
+            "The keyslot was changed or damaged; use a recovery key.")
 
 
 class MappingMismatch(LuksError):
@@ -688,6 +688,6 @@ class ReencryptionStuck(LuksError):
 
 
 def open_by_hand(device: str, uuid: str) -> str:
-    """The remedy that always works: open the container with the recovery passphrase."""
-    return ("Open it with the recovery passphrase: cryptsetup open {} luks-{} ; then run "
-            "`xe pbd-plug` again.".format(device, uuid))
+    """The remedy that always works: open the container with a recovery key."""
+    return ("Open it with a recovery key: `luksext unlock` on this host (or cryptsetup open {} "
+            "luks-{} ), then run `xe pbd-plug` again and `luksext rebind`.".format(device, uuid))
