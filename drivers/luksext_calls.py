@@ -146,7 +146,7 @@ def _adopt(session, arguments):
     typed = arguments.get("key")
     return dict({"schema": status.SCHEMA}, **luksext_adopt.adopt(
         session, _this_host(session), arguments.get("sr-uuid", ""), options.parse_pin(arguments),
-        keys.to_passphrase(typed) if typed else None))
+        keys.as_typed(typed) if typed else None))
 
 
 def _encrypt(session, arguments):

@@ -11,7 +11,7 @@ import os
 import re
 from typing import List
 
-from luksext.errors import RecoveryKeyInvalid
+from luksext.errors import RecoveryKeyInvalid, SecretInvalid
 from luksext.options import check_passphrase
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -70,6 +70,15 @@ def to_passphrase(text: str) -> bytes:
             except RecoveryKeyInvalid:
                 pass
     return check_passphrase(text)
+
+
+def as_typed(text: str) -> bytes:
+    """What opens a keyslot that is there: as `to_passphrase`, but a passphrase that somebody chose
+    by other rules is taken as it is. Raises RecoveryKeyInvalid."""
+    try:
+        return to_passphrase(text)
+    except SecretInvalid:
+        return text.rstrip("\n").encode("utf-8")
 
 
 def is_generated(passphrase: bytes) -> bool:

@@ -21,7 +21,7 @@ _ESCROW = Parameter("escrow-jwk", "public key (JWK, in JSON) of your organisatio
 def way_in(container: LuksContainer, arguments: Arguments) -> Way:
     """A key that opens `container`: the given recovery key, else by a binding."""
     typed = arguments.get(RECOVERY_KEY.name)
-    return keyslots.way_in(container, keys.to_passphrase(typed) if typed else None)
+    return keyslots.way_in(container, keys.as_typed(typed) if typed else None)
 
 
 def on_all(sr: Repository, do: Callable[[LuksContainer], int],
@@ -74,13 +74,13 @@ def _escrowed(passphrase: bytes, jwk: Optional[str]) -> str:
 
 
 def _test(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
-    passphrase = keys.to_passphrase(arguments["key"])
+    passphrase = keys.as_typed(arguments["key"])
     return _opened([keyslots.test(container, passphrase) for container in sr.containers])
 
 
 def _confirm(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """Notes that the administrator has the key; drops the key that it was made to replace."""
-    passphrase = keys.to_passphrase(arguments["key"])
+    passphrase = keys.as_typed(arguments["key"])
     confirmed = [keyslots.confirm(container, passphrase) for container in sr.containers]
     return dict(_opened(confirmed), confirmed=True)
 
@@ -142,7 +142,7 @@ def _no_such_key(sr: Repository, arguments: Arguments) -> NoSuchKey:
 
 def _unlock(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """Opens all disks by the recovery key; plug then finds them open."""
-    passphrase = keys.to_passphrase(arguments["key"])
+    passphrase = keys.as_typed(arguments["key"])
     for container, record in zip(sr.containers, sr.records):
         slot = keyslots.test(container, passphrase)
         container.open_by(slot.number, passphrase, record, sr.discard)

@@ -11,7 +11,7 @@ _ALL_KEYS = Parameter("key", "every recovery key that the SR has, one a line", s
 
 
 def _start(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
-    typed = [keys.to_passphrase(line) for line in arguments.get("key", "").splitlines() if line]
+    typed = [keys.as_typed(line) for line in arguments.get("key", "").splitlines() if line]
     for container in sr.containers:
         reencrypt.start(container, typed)
     return dict(_status(sr, arguments),
@@ -29,13 +29,13 @@ def _progress(container: LuksContainer) -> Dict[str, Any]:
 def _resume(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     typed = arguments.get("key")
     for container in sr.containers:
-        reencrypt.resume(container, keys.to_passphrase(typed) if typed else None)
+        reencrypt.resume(container, keys.as_typed(typed) if typed else None)
     return _status(sr, arguments)
 
 
 def _accept(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     for container in sr.containers:
-        reencrypt.accept(container, keys.to_passphrase(arguments["key"]))
+        reencrypt.accept(container, keys.as_typed(arguments["key"]))
     return {"next": "xe pbd-plug uuid=$(xe pbd-list sr-uuid={} params=uuid --minimal)".format(
         sr.uuid)}
 

@@ -123,7 +123,7 @@ def test_rotate_and_revoke(sr: Sr, key: str) -> None:
     call(sr, "recovery-revoke", name="safe.2")
     with pytest.raises(XeError) as caught:
         call(sr, "recovery-revoke", name="safe")
-    assert "last" in caught.value.text
+    assert caught.value.code == 6252
 
 
 def test_suspension_ends_with_the_next_plug(sr: Sr, key: str) -> None:
@@ -134,7 +134,7 @@ def test_suspension_ends_with_the_next_plug(sr: Sr, key: str) -> None:
     sr.plug()
     assert "suspend" not in [slot["role"] for slot in slots(sr)]
     assert "LUKS-W006" not in alerts(sr)
-    call(sr, "rebind", key=key)
+    assert call(sr, "prove")["ok"] is True
 
 
 def test_every_change_is_backed_up_and_audited(sr: Sr, key: str) -> None:

@@ -132,3 +132,11 @@ def test_a_passphrase_that_cannot_be_used_is_refused(text):
 def test_only_a_key_as_printed_is_a_generated_one():
     for passphrase in (KEY.lower().encode(), KEY.replace("-", "").encode(), b"\xff" * 34, b""):
         assert not keys.is_generated(passphrase)
+
+
+def test_to_open_what_is_there_a_passphrase_counts_as_typed():
+    assert keys.as_typed("short\n") == b"short"
+    made = keys.generate()
+    assert keys.as_typed(made.lower()) == made.encode("ascii")
+    with pytest.raises(RecoveryKeyInvalid):
+        keys.as_typed(made[:-1] + ("0" if made[-1] != "0" else "1"))
