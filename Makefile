@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 #
 #   make test [SM=checkout]   unit tests, then the storage tests in the lab
+#   make storage-all [SM=…]   all storage tests, those of an hour too
 #   make demo [SM=checkout]   the mission, step by step, in the lab
 #   make install [DESTDIR=]   on a host, or into a folder
 
@@ -20,7 +21,7 @@ else
 export SM
 endif
 
-.PHONY: test unit storage demo lint install uninstall tools clean
+.PHONY: test unit storage storage-all demo lint install uninstall tools clean
 
 test: lint unit storage
 
@@ -33,9 +34,16 @@ unit: $(VENV)/ready
 
 # Files begin in their order: by number of tests, as is the default, those that boot often would come
 # last, when the other worker has nothing left to do.
-storage: $(VENV)/ready
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+STORAGE = $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  --durations 20 tests/storage
+
+storage: $(VENV)/ready
+	@echo "Not run here, as they take too long, and counted as deselected below: tests marked slow."
+	@$(VENV)/bin/python -m pytest --quiet --collect-only -m slow tests/storage | tail -n 1
+	$(STORAGE) -m "not slow"
+
+storage-all: $(VENV)/ready
+	$(STORAGE)
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python -m tests.lab.demo

@@ -14,6 +14,8 @@ from tests.lab.errors import CommandFailed
 from tests.storage.kills import killed_after
 from tests.storage.pool import NOTHING, Host, Sr, XeError
 
+pytestmark = pytest.mark.slow
+
 PASSPHRASE = "a passphrase typed by a person"
 PATTERN = b"written before the adoption " * 4096
 

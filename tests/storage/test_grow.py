@@ -88,6 +88,7 @@ def test_everything_grows_while_a_vdi_is_there(
     sr.host.sh(f"e2fsck -fn /dev/XSLocalEXT-{sr.uuid}/{sr.uuid} 2>&1 | tail -n 1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "pattern"),
     [("cryptsetup", "resize*"), ("pvresize", "*"), ("lvextend", "*"), ("resize2fs", "*")],
@@ -107,6 +108,7 @@ def test_a_kill_at_any_step_leaves_an_sr_that_opens_and_grows_on(
     assert sr.host.read_vdi(vdi).startswith(PATTERN)
 
 
+@pytest.mark.slow
 def test_a_striped_sr_grows_when_its_last_disk_has_grown(
     host: Host, machine: Machine, new_disk: Callable[..., Disk]
 ) -> None:

@@ -189,6 +189,7 @@ found().close()
                      "cryptsetup close by-clevis")
 
 
+@pytest.mark.slow
 def test_a_binding_is_renewed_after_the_tpm_was_cleared(host: Host, dom0: Script,
                                                         luks_version: str) -> None:
     dom0('make("tpm2", {}, version, passphrase); answer = None', version=luks_version)
@@ -200,6 +201,7 @@ answer["way"] = keyslots.way_in(found()).slot
 """) == {"stale": 6234, "slot": 2, "way": 2}
 
 
+@pytest.mark.slow
 def test_a_suspension_lets_one_change_of_the_pcrs_pass(host: Host, dom0: Script,
                                                        luks_version: str) -> None:
     dom0('make("tpm2", {"pcr_ids": "16"}, version, passphrase); answer = None',
@@ -252,6 +254,7 @@ answer["left"] = [told(slot) for slot in keyslots.slots(found())]
 # Cut short
 
 
+@pytest.mark.slow
 def test_killed_at_every_program_a_rebind_leaves_a_way_in(dom0: Script, luks_version: str) -> None:
     dom0('make("null", {}, version, passphrase); answer = None', version=luks_version)
     answer = dom0("""

@@ -13,6 +13,8 @@ from tests.lab import uefi
 from tests.lab.machine import Firmware, Machine
 from tests.storage.pool import Host, Sr
 
+pytestmark = pytest.mark.slow
+
 # The hash of a program that is not there: it forbids nothing.
 HASHES = uefi.signature_list([b"\x5a" * 32])
 

@@ -13,6 +13,8 @@ import pytest
 from tests.lab.disks import Disk
 from tests.storage.pool import NOTHING, Host, Sr
 
+pytestmark = pytest.mark.slow
+
 PASSPHRASE = "correct horse battery staple"
 DATA = random.Random(1).randbytes(1 << 20)
 
