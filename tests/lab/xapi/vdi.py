@@ -142,9 +142,12 @@ class Vdis:
         driver.unit(self._run(vdi, "vdi_update"))
 
     def forget(self, _context: Context, vdi: str) -> None:
-        """VDI.forget: the row goes, the driver is not asked."""
-        with self._core.operations.marked(self._sr_of(vdi), "vdi_forget"):
-            self._core.db.destroy("VDI", vdi)
+        """VDI.forget: the row goes, the driver is not asked.
+
+        It waits for no operation on the SR (message_forwarding.ml marks the VDI alone): garbage
+        collectors forget while they hold the lock that a scan waits for.
+        """
+        self._core.db.destroy("VDI", vdi)
 
     def db_introduce(
         self,

@@ -60,6 +60,14 @@ def test_life_of_a_vdi(sandbox: Sandbox, client: Client, vdi: str) -> None:
     assert client.call("VDI.get_all") == [vdi]
 
 
+def test_forget_does_not_wait_for_the_scan_that_waits_for_who_forgets(
+    sandbox: Sandbox, client: Client, sr: str, vdi: str
+) -> None:
+    sandbox.behave(sr_scan={"api": [["VDI.forget", vdi]]})
+    client.call("SR.scan", sr)
+    assert client.call("VDI.get_all") == []
+
+
 def test_needs_an_attached_sr(sandbox: Sandbox, client: Client, sr: str, vdi: str) -> None:
     client.call("PBD.unplug", sandbox.pbd(sr))
     for call in (("VDI.snapshot", vdi, {}), ("VDI.resize", vdi, "1"), ("VDI.destroy", vdi)):
