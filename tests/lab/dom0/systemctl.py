@@ -259,6 +259,7 @@ def _spawn_runner(unit: Unit) -> int:
     if pid:
         return pid
     os.setsid()
+    os.chdir("/")  # as systemd does, whoever asks; SM asks from within the mount of an SR
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

@@ -57,6 +57,15 @@ def wait_for(path: Path) -> str:
     raise AssertionError(f"{path} did not appear")
 
 
+def test_a_unit_keeps_no_mount_busy_from_which_it_is_started(
+    systemctl: Systemctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systemctl.unit("where.service", "Type=oneshot", f"ExecStart=sh -c 'pwd > {tmp_path}/where'")
+    monkeypatch.chdir(tmp_path)
+    assert systemctl("start", "where") == 0
+    assert wait_for(tmp_path / "where") == "/\n"
+
+
 def test_oneshot_runs_in_the_foreground_with_the_unescaped_instance(
     systemctl: Systemctl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
