@@ -4,7 +4,6 @@
 SRs are found by what their disks say. XAPI learns of a change at its next check of the SR.
 """
 import argparse
-import base64
 import getpass
 import json
 import logging
@@ -15,7 +14,7 @@ from typing import Any, Dict, List, Optional, TextIO
 from luksext import alerts, repository, status, verbs
 from luksext.errors import LuksError
 from luksext.repository import Repository
-from luksext.verb import ARGUMENT, FILE, SECRET, Parameter, Verb
+from luksext.verb import Parameter, Verb
 
 OK = 0
 FAILED = 1
@@ -68,12 +67,9 @@ def _add_verb(subparsers: Any, verb: Verb) -> None:
     parser = _add(subparsers, verb.name, verb.help)
     parser.add_argument("--sr-uuid", help="the SR; needed where this host has several")
     for parameter in verb.parameters:
-        if parameter.source == SECRET:
+        if parameter.secret:
             parser.add_argument("--{}-stdin".format(parameter.name), action="store_true",
                                 help="read from stdin: " + parameter.help)
-        elif parameter.source == FILE:
-            parser.add_argument("--{}-file".format(parameter.name), metavar="FILE",
-                                help=parameter.help)
         else:
             parser.add_argument("--" + parameter.name, help=parameter.help,
                                 required=parameter.required)
@@ -95,26 +91,13 @@ def _do(verb: Verb, arguments: argparse.Namespace) -> Dict[str, Any]:
 
 def _value(parameter: Parameter, arguments: argparse.Namespace) -> Optional[str]:
     name = parameter.name.replace("-", "_")
-    if parameter.source == ARGUMENT:
+    if not parameter.secret:
         return getattr(arguments, name)
-    if parameter.source == FILE:
-        return _content(getattr(arguments, name + "_file"))
     if getattr(arguments, name + "_stdin"):
         return sys.stdin.read().rstrip("\n")
     if parameter.required:
         return getpass.getpass("{}: ".format(parameter.name))
     return None
-
-
-def _content(path: Optional[str]) -> Optional[str]:
-    if path is None:
-        return None
-    try:
-        with open(path, "rb") as file:
-            return base64.b64encode(file.read()).decode("ascii")
-    except OSError as error:
-        raise LuksError("{} cannot be read: {}.".format(path, error.strerror),
-                        "Name a file that header-export made.") from error
 
 
 def _sr(sr_uuid: Optional[str]) -> Repository:

@@ -11,22 +11,17 @@ from luksext.repository import Repository
 
 Arguments = Mapping[str, str]
 
-ARGUMENT = "argument"
-SECRET = "secret"
-FILE = "file"
-
 
 class Parameter(NamedTuple):
     """One argument of a verb.
 
-    source: where the console takes it from; XAPI's plugin gets all as texts. ARGUMENT: the command
-    line. SECRET: stdin or the terminal, nothing logs it. FILE: a file, whose bytes are in base64.
+    secret: it is a key. The console reads it from stdin or the terminal, nothing logs it.
     """
 
     name: str
     help: str
     required: bool = False
-    source: str = ARGUMENT
+    secret: bool = False
 
 
 class Verb(NamedTuple):
@@ -43,7 +38,7 @@ class Verb(NamedTuple):
 
 
 RECOVERY_KEY = Parameter(
-    "key", "a recovery key, to act with where no binding gives up its key", source=SECRET)
+    "key", "a recovery key, to act with where no binding gives up its key", secret=True)
 FORCE = Parameter("force", "true: do it although it was refused, for the reason that was given")
 
 

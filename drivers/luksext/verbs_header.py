@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The verbs for header backups: they hold the keyslots, so who has one and a key has the data."""
 import base64
-import binascii
-from typing import Any, Dict, List
+import os
+from typing import Any, Dict, List, Optional
 
-from luksext import backup
+from luksext import backup, state
 from luksext.backup import Backup
 from luksext.errors import ArgumentInvalid, BackupMissing
 from luksext.repository import Repository
-from luksext.verb import FILE, FORCE, Arguments, Parameter, Verb, number, truth
+from luksext.verb import FORCE, Arguments, Parameter, Verb, number, truth
 
 _DEVICE = Parameter("device", "the disk whose header was lost", required=True)
 _SERIAL = Parameter("serial", "which backup of this host, as header-list shows it "
                               "(default: the newest)")
 _LUKS_UUID = Parameter("luks-uuid", "of the container, where the SR has lost several")
-_CONTENT = Parameter("content", "a backup that header-export made (through XAPI: in base64), in "
-                                "the place of one of this host", source=FILE)
+_FILE = Parameter("content-file", "path on this host of a backup that header-export made, in the "
+                                  "place of one that this host keeps")
+_TO = Parameter("to", "folder on this host to write them to, such as a mounted USB stick; without, "
+                      "the answer holds them in base64")
 
 
 def _backup(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
@@ -31,11 +33,23 @@ def _list(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 def _export(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """The newest backup of each disk, each a file of its own."""
     chosen = [_of_this_host("header-export", uuid, arguments) for uuid in _luks_uuids(sr)]
-    return {"backups": [
-        dict(_described(one), file="luksext-{}-{}.header".format(one.luks_uuid, one.serial),
-             content=base64.b64encode(backup.export(one)).decode("ascii")) for one in chosen],
-        "next": "Keep it where this host's disks and recovery keys are not; destroy it when a key "
-                "that it holds is revoked."}
+    return {"backups": [_exported(one, arguments.get("to")) for one in chosen],
+            "next": "Keep it where this host's disks and recovery keys are not; destroy it when a "
+                    "key that it holds is revoked."}
+
+
+def _exported(one: Backup, folder: Optional[str]) -> Dict[str, Any]:
+    told = dict(_described(one), file="luksext-{}-{}.header".format(one.luks_uuid, one.serial))
+    content = backup.export(one)
+    if folder is None:
+        return dict(told, content=base64.b64encode(content).decode("ascii"))
+    path = os.path.join(folder, told["file"])
+    try:
+        state.write(path, content)
+    except OSError as error:
+        raise ArgumentInvalid("header-export", "cannot write {} ({})".format(path, error.strerror),
+                              "a folder of this host that can be written") from error
+    return dict(told, file=path)
 
 
 def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
@@ -43,8 +57,8 @@ def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     device = arguments["device"]
     uuid = arguments.get("luks-uuid") or _lost(sr)
     force = truth("header-restore", arguments, FORCE.name)
-    if "content" in arguments:
-        content = _decoded(arguments["content"])
+    if "content-file" in arguments:
+        content = _read(arguments["content-file"])
     else:
         content = backup.export(_of_this_host("header-restore", uuid, arguments))
     restored = backup.restore(device, content, uuid, force)
@@ -77,12 +91,14 @@ def _of_this_host(verb: str, luks_uuid: str, arguments: Arguments) -> Backup:
     return found[-1]
 
 
-def _decoded(content: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        return base64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError):
-        raise ArgumentInvalid("header-restore", "cannot read content",
-                              "what header-export told, in base64") from None
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ArgumentInvalid("header-restore",
+                              "cannot read {} ({})".format(path, error.strerror),
+                              "a file of this host that header-export made") from error
 
 
 def _described(one: Backup) -> Dict[str, Any]:
@@ -94,8 +110,8 @@ VERBS = (
     Verb("header-backup", "back up the headers on this host, now", (), _backup,
          changes_keys=False),
     Verb("header-list", "list the header backups of this host", (), _list, changes_keys=False),
-    Verb("header-export", "hand out the header backups, to be kept off this host", (_SERIAL,),
+    Verb("header-export", "hand out the header backups, to be kept off this host", (_SERIAL, _TO),
          _export, changes_keys=False),
     Verb("header-restore", "write a header backup back to a disk whose header was lost",
-         (_DEVICE, _SERIAL, _LUKS_UUID, _CONTENT, FORCE), _restore),
+         (_DEVICE, _SERIAL, _LUKS_UUID, _FILE, FORCE), _restore),
 )

@@ -9,11 +9,11 @@ from luksext.errors import ArgumentInvalid, LuksError, NoSuchKey
 from luksext.keyslots import Slot, Way
 from luksext.repository import Repository
 from luksext.run import log
-from luksext.verb import RECOVERY_KEY, SECRET, Arguments, Parameter, Verb
+from luksext.verb import RECOVERY_KEY, Arguments, Parameter, Verb
 
 _NAME = Parameter("name", "what to call the key, such as safe: letters, digits, . _ -")
 _TYPED = Parameter("key", "the recovery key, as it was shown; case and dashes do not matter",
-                   required=True, source=SECRET)
+                   required=True, secret=True)
 _ESCROW = Parameter("escrow-jwk", "public key (JWK, in JSON) of your organisation: the recovery "
                                   "key is kept in the header, encrypted to it")
 

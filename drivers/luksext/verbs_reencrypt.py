@@ -5,9 +5,9 @@ from typing import Any, Dict
 from luksext import keys, reencrypt
 from luksext.container import LuksContainer
 from luksext.repository import Repository
-from luksext.verb import RECOVERY_KEY, SECRET, Arguments, Parameter, Verb
+from luksext.verb import RECOVERY_KEY, Arguments, Parameter, Verb
 
-_ALL_KEYS = Parameter("key", "every recovery key that the SR has, one a line", source=SECRET)
+_ALL_KEYS = Parameter("key", "every recovery key that the SR has, one a line", secret=True)
 
 
 def _start(sr: Repository, arguments: Arguments) -> Dict[str, Any]:

@@ -7,11 +7,12 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.lab.disks import Disk
 from tests.lab.machine import Machine
 from tests.storage.pool import Host, Sr, XeError
 
@@ -152,6 +153,36 @@ def test_the_pool_and_its_inventory(sr: Sr, key: str) -> None:
     assert told[sr.uuid]["attached"] is True
     rows = list(csv.DictReader(io.StringIO(json.loads(call_host(sr.host, "pool-csv"))["csv"])))
     assert [row["recovery"] for row in rows if row["sr_uuid"] == sr.uuid] == ["confirmed"]
+
+
+def test_an_exported_header_brings_a_lost_one_back(sr: Sr, key: str) -> None:
+    host = sr.host
+    exported = call(sr, "header-export", to="/run")["backups"][0]["file"]
+    sr.unplug()
+    before = host.sh(f"sha256sum {sr.device}")
+    host.sh(f"dd if=/dev/zero of={sr.device} bs=1M count=16 conv=fsync status=none")
+    host.sh("rm -r /var/lib/luksext/*")
+    assert call(sr, "status")["disks"][0]["error"]["code"] == 6220
+    assert "LUKS-W012" in alerts(sr)
+    call(sr, "header-restore", device=sr.device, content_file=exported)
+    assert host.sh(f"sha256sum {sr.device}") == before
+    sr.plug()
+    assert "LUKS-W012" not in alerts(sr)
+
+
+def test_a_recovery_key_opens_all_disks_of_an_sr(
+    host: Host, new_disk: Callable[..., Disk], luks_version: str
+) -> None:
+    sr = host.create_unbound_sr(new_disk(), new_disk(), luks_version=luks_version)
+    added = call(sr, "recovery-add")
+    assert len(added["slots"]) == 2
+    sr.unplug()
+    assert len(call(sr, "unlock", key=added["recovery_key"])["opened"]) == 2
+    sr.plug()
+    first = sr.device.split(",")[0]
+    host.sh(f"cryptsetup luksKillSlot -q {first} {added['slots'][0]}")
+    assert "LUKS-W008" in call(sr, "status")["alerts"]
+    sr.destroy()
 
 
 def test_an_unknown_argument_is_named_and_not_repeated(sr: Sr) -> None:
