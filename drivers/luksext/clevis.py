@@ -6,21 +6,19 @@ first holds the pin and its configuration (clevis(1)).
 """
 import base64
 import binascii
-import hashlib
 import json
 import os
 import re
 import shutil
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import tpm
+from luksext import tang, tpm
 from luksext.errors import (CommandFailed, CommandTimeout, OptionInvalid, PinRefuses,
-                            TangRefuses, TangUnreachable, TpmRefuses, UnlockRefused)
+                            TangRefuses, TpmRefuses, UnlockRefused)
 from luksext.run import PATH, require, run
 
 # Seconds. A slow TPM needs several for a key; clevis itself has no limit.
 DEADLINE = 60
-_TANG_DEADLINE = 5
 
 # Five parts; the second, an encrypted key, is empty for the keys that clevis makes.
 _JWE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){4}\Z")
@@ -132,7 +130,7 @@ def to_seal_again(pin: Pin) -> Pin:
     """`pin` as `seal` takes it, from `pin` as `describe` reads it from a sealed key.
 
     A tang server is trusted for its present keys when they are signed by one that it had before.
-    Raises OptionInvalid where the sealed key does not say enough.
+    Raises OptionInvalid where the sealed key does not say enough, TangUnreachable, TangRefuses.
     """
     if pin.name == "unknown":
         raise OptionInvalid("pin", pin.name, "the pin to bind to, such as tpm2")
@@ -141,7 +139,7 @@ def to_seal_again(pin: Pin) -> Pin:
                             if key not in ("jwk_pub", "jwk_priv")})
     if pin.name == "tang":
         url = str(pin.config.get("url", ""))
-        return Pin("tang", {"url": url, "thp": _signing_key(url, pin.config.get("adv"))})
+        return Pin("tang", {"url": url, "adv": tang.advertised(url, pin.config.get("adv"))})
     if pin.name == "sss":
         pins: Dict[str, List[Any]] = {}
         for jwe in pin.config.get("jwe") or []:
@@ -166,21 +164,6 @@ def without_pcrs(pin: Pin) -> Pin:
                    (configs if isinstance(configs, list) else [configs])]
             for name, configs in dict(pin.config["pins"]).items()}
     return Pin(pin.name, config)
-
-
-def _signing_key(url: str, advertised: Any) -> str:
-    """The thumbprint (RFC 7638) of a key that signed a tang server's keys. SHA-1 is what clevis 7
-    looks for, and what later ones and every server take as well; nothing here rests on collisions.
-    """
-    try:
-        key = next(key for key in advertised["keys"] if "verify" in key["key_ops"])
-        members = {name: key[name] for name in ("crv", "kty", "x", "y")}
-    except (StopIteration, KeyError, TypeError):
-        raise OptionInvalid("pin-config", json.dumps({"url": url}),
-                            "a tang url with thp, the thumbprint of its key") from None
-    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha1(text.encode("ascii")).digest()  # noqa: S324
-    return base64.urlsafe_b64encode(digest).decode("ascii").rstrip("=")
 
 
 def _base64url(text: str) -> bytes:
@@ -216,7 +199,7 @@ def _state_of(pin: Pin) -> Optional[UnlockRefused]:
     """What is wrong with the thing that `pin` depends on, None when it is in order."""
     checks: Dict[str, Callable[[Pin], None]] = {
         "tpm2": lambda leaf: tpm.check(),
-        "tang": _check_tang,
+        "tang": lambda leaf: tang.check(str(leaf.config.get("url", ""))),
     }
     try:
         if pin.name in checks:
@@ -233,21 +216,6 @@ def _refusal_of(pin: Pin, error: Exception) -> UnlockRefused:
     if pin.name == "tang" and isinstance(error, CommandFailed):
         return TangRefuses(str(pin.config.get("url", "")))
     return PinRefuses(pin.name, _detail(error))
-
-
-def _check_tang(pin: Pin) -> None:
-    # Imported here because every VDI operation loads this module, and few ask a server.
-    import http.client
-    import urllib.error
-    import urllib.request
-    url = str(pin.config.get("url", ""))
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        opener.open(url + "/adv", timeout=_TANG_DEADLINE).close()
-    except urllib.error.HTTPError as error:
-        raise TangUnreachable(url, "it answers with HTTP status {}".format(error.code)) from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise TangUnreachable(url, str(getattr(error, "reason", error))) from error
 
 
 def split(jwe: str) -> Tuple[str, str, str, str, str]:
