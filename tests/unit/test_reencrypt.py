@@ -17,7 +17,8 @@ from luksext.errors import (CommandFailed, NotPlugged, ReencryptionForeign, Reen
 from luksext.header import read
 
 HERE = os.path.dirname(__file__)
-NAME = "luks-" + headers.UUID
+# Of this process alone: whoever works on a mapping is found by its name, among all processes.
+NAME = "luks-{}-{}".format(headers.UUID, os.getpid())
 TOP = Mapping(NAME, "dm-0")
 BOUND, TYPED = b"key-of-the-binding", b"correct horse battery staple"
 RECORD = Record(headers.UUID, headers.CIPHER, 512)
