@@ -327,7 +327,7 @@ def test_it_is_opened_without_naming_a_keyslot(lab, monkeypatch):
         found.open(RECORD, discard=True)
     assert lab.programs.calls("cryptsetup")[-1] == [
         "cryptsetup", "open", "--type", "luks", "--key-file", "-", "--allow-discards",
-        lab.device, NAME]
+        lab.device, "luks-" + headers.UUID]
 
 
 def test_where_nothing_is_to_be_done_nothing_is_done(lab):
