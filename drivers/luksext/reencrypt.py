@@ -65,10 +65,13 @@ def start(container: LuksContainer, recovery_keys: Sequence[bytes] = ()) -> Prog
 
 def progress(container: LuksContainer) -> Progress:
     """How far the re-encryption of `container` is."""
+    container = container.refreshed()
+    total = container.payload_size
+    if container.header.reencryption is None:
+        return Progress("none", 0, total, "", "")
     # In this order: a process that ends in between has left its header at the end.
     status = reencrypt_process.state_of(container.mapping)
-    container = container.refreshed()
-    found, total = container.header.reencryption, container.payload_size
+    found = container.refreshed().header.reencryption
     if found is None:
         return Progress("none", 0, total, "", "")
     note = begun.load(container.uuid)

@@ -52,9 +52,17 @@ def state_of(mapping: Optional[Mapping]) -> str:
     """"running", "interrupted", or "stuck": killed, so that it left its helpers below `mapping`."""
     if mapping is None:
         return "interrupted"
-    if any(_running(mapping)):
+    if _is_running(mapping):
         return "running"
     return "stuck" if devices.is_mapped(mapping.name + tables.OVERLAY) else "interrupted"
+
+
+def _is_running(mapping: Mapping) -> bool:
+    if any(_running(mapping)):
+        return True
+    # A program has no arguments for a moment while it is started (execve(2)): look twice.
+    time.sleep(_POLL)
+    return any(_running(mapping))
 
 
 def message(luks_uuid: str) -> str:
