@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""verbs: done alone, on all disks or none, backed up, audited; what status tells."""
+import pytest
+
+from luksext import audit, backup, state, status, verbs
+from luksext.errors import ArgumentInvalid, BackupMissing, HeaderMissing, NoSuchKey, VerbUnknown
+from luksext.repository import Repository
+
+SR = "0b9b0d2a-3c4d-4e5f-8a6b-1c2d3e4f5a6b"
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """The audit's lines."""
+    noted = []
+    monkeypatch.setattr(audit, "record",
+                        lambda *words, **details: noted.append((words, details)))
+    return noted
+
+
+@pytest.fixture
+def backups(monkeypatch, tmp_path):
+    """Backups by their reason, in the place of files of 16 MiB."""
+    made = []
+    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(backup, "create", lambda container, reason: made.append(reason))
+    monkeypatch.setattr(backup, "is_fresh", lambda container: bool(made))
+    monkeypatch.setattr(backup, "list_of", lambda uuid: [])
+    for name in ("outdate", "revoked"):
+        monkeypatch.setattr(backup, name, lambda container, name=name: made.append(name))
+    return made
+
+
+@pytest.fixture
+def bound(disk):
+    disk.way = disk.bind(0, "tpm2", {"pcr_ids": "7", "pcr_bank": "sha256"}, b"sealed")
+    return disk
+
+
+def call(disk, called, **given):
+    arguments = {key.replace("_", "-"): value for key, value in given.items()}
+    verb = verbs.find(called, arguments)
+    return verbs.run(verb, Repository(SR, [disk.container()], [None]), arguments, "admin")
+
+
+def test_a_recovery_key_is_added_confirmed_and_told_once(bound, backups, lines):
+    added = call(bound, "recovery-add", name="safe")
+    key = added["recovery_key"]
+    assert (added["schema"], added["sr_uuid"]) == (1, SR)
+    assert backups == ["recovery-add"]
+    assert call(bound, "status")["recovery"] == "unconfirmed"
+    assert call(bound, "recovery-confirm", key=key.lower())["confirmed"] is True
+    told = call(bound, "status")
+    assert told["recovery"] == "confirmed"
+    assert key not in repr(told)
+    assert key not in repr(lines)
+    assert lines[0] == (("recovery-add", SR, "admin", "ok"), {"name": "safe"})
+
+
+def test_a_failure_is_audited_by_its_code(bound, backups, lines):
+    with pytest.raises(NoSuchKey):
+        call(bound, "recovery-revoke", name="nobody")
+    assert lines[0][0] == ("recovery-revoke", SR, "admin", "error 6287")
+
+
+def test_a_key_that_is_revoked_is_in_no_backup_afterwards(bound, backups, lines):
+    first = call(bound, "recovery-add", name="first")["recovery_key"]
+    second = call(bound, "recovery-rotate", name="first")
+    assert second["name"] == "first.2"
+    for key in (first, second["recovery_key"]):
+        call(bound, "recovery-confirm", key=key)
+    del backups[:]
+    call(bound, "recovery-revoke", name="first")
+    assert backups[:2] == ["outdate", "revoked"]
+
+
+def test_what_does_not_change_keys_is_neither_audited_nor_backed_up(bound, backups, lines):
+    call(bound, "status")
+    call(bound, "header-list")
+    assert (lines, backups) == ([], [])
+
+
+def test_the_status_names_what_needs_attention(bound, backups):
+    bound.keys[5] = b"of nobody that is known"
+    bound.write()
+    told = call(bound, "status")
+    assert {"LUKS-W001", "LUKS-W005", "LUKS-W007"} <= set(told["alerts"])
+    roles = {slot["slot"]: slot["role"] for slot in told["disks"][0]["slots"]}
+    assert roles == {0: "binding", 5: "unknown"}
+    binding = told["disks"][0]["slots"][0]
+    assert binding["policy"] == [{"pin": "tpm2", "pcr_ids": "7", "pcr_bank": "sha256"}]
+    assert binding["proof"] is None
+
+
+def test_a_stale_binding_is_told_after_its_proof(bound, backups):
+    assert call(bound, "prove")["ok"] is True
+    bound.break_bindings()
+    assert call(bound, "prove")["ok"] is False
+    assert "LUKS-W003" in call(bound, "status")["alerts"]
+
+
+def test_a_disk_that_cannot_be_read_is_told_and_hides_no_other(bound, backups):
+    sr = Repository(SR, [bound.container(), HeaderMissing("/dev/sdc")], [None, None])
+    told = status.of(sr)
+    assert told["disks"][1]["error"]["code"] == 6220
+    assert {"LUKS-W008", "LUKS-W012"} <= set(told["alerts"])
+    with pytest.raises(HeaderMissing):
+        verbs.run(verbs.VERBS["recovery-add"], sr, {}, "admin")
+
+
+def test_a_verb_that_does_not_exist_or_is_misused_does_nothing(bound, backups, lines):
+    with pytest.raises(VerbUnknown):
+        verbs.find("format", {})
+    with pytest.raises(ArgumentInvalid):
+        call(bound, "unlock", kee="x")
+    with pytest.raises(BackupMissing):
+        call(bound, "header-export")
+    assert lines == []
+
+
+def test_a_binding_has_to_be_named_where_there_are_several(bound, backups, lines):
+    bound.bind(3, "tpm2", {"pcr_ids": "8", "pcr_bank": "sha256"}, b"another")
+    with pytest.raises(ArgumentInvalid, match="0, 3"):
+        call(bound, "rebind", force="true")
