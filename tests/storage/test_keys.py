@@ -121,6 +121,7 @@ answer["left"] = [told(slot) for slot in keyslots.slots(found())]
     assert host.sh(f"clevis luks pass -d {disk.by_id} -s 0")
 
 
+@pytest.mark.slow
 def test_a_passphrase_by_hand_is_unknown_until_it_is_confirmed(host: Host, disk: Disk,
                                                                dom0: Script,
                                                                luks_version: str) -> None:
@@ -136,6 +137,7 @@ answer += [told(slot) for slot in keyslots.slots(found())]
          [0, "binding", "null", False], [1, "recovery", "passphrase", True]]
 
 
+@pytest.mark.slow
 def test_an_escrowed_key_opens_elsewhere(dom0: Script, luks_version: str, tmp_path: Path) -> None:
     template = '{"alg":"ECDH-ES+A256KW"}'
     private = jose("jwk", "gen", "-i", template)
@@ -225,6 +227,7 @@ found().close()
     assert dom0("answer = code(keyslots.way_in, found())") == 6234
 
 
+@pytest.mark.slow
 def test_tang_opens_beside_the_tpm_and_follows_the_servers_new_keys(
         host: Host, dom0: Script, tang: Tang, luks_version: str) -> None:
     dom0('make("tpm2", {"pcr_ids": "16"}, version, passphrase); answer = None',

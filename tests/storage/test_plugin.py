@@ -51,6 +51,12 @@ def alerts(sr: Sr) -> set[str]:
     return {name for name in names.split(",") if name.startswith("LUKS-")}
 
 
+@pytest.fixture(params=[pytest.param("1", marks=pytest.mark.slow), "2"], ids=["luks1", "luks2"],
+                scope="module")
+def luks_version(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def sr(host: Host, machine: Machine, luks_version: str) -> Iterator[Sr]:
     sr = host.create_sr(machine.add_disk(f"plugin{luks_version}", "256M"),

@@ -15,6 +15,7 @@ from tests.storage.test_plugin import call, call_host
 PASSPHRASE = "by hand"
 
 
+@pytest.mark.slow
 def test_a_disk_encrypted_by_hand_is_adopted(host: Host, disk: Disk) -> None:
     host.sh(f"cryptsetup luksFormat -q --type luks2 --sector-size 512 --pbkdf pbkdf2 "
             f"--pbkdf-force-iterations 1000 {disk.by_id}", input=PASSPHRASE)
@@ -40,6 +41,7 @@ def test_a_disk_encrypted_by_hand_is_adopted(host: Host, disk: Disk) -> None:
     sr.destroy()
 
 
+@pytest.mark.slow
 def test_an_empty_sr_is_encrypted_and_one_with_a_vdi_is_not(host: Host, disk: Disk) -> None:
     plain = host.create_sr(disk, type="ext")
     vdi = plain.create_vdi()
