@@ -46,6 +46,8 @@ def answering(failure, call):
             return json.dumps(call(session, arguments))
         except LuksError as error:
             raise failure("SR_BACKEND_FAILURE_{}".format(error.code), ["", str(error)]) from error
+        except XenAPI.Failure as error:
+            raise failure(error.details[0], error.details[1:]) from error
 
     return function
 

@@ -19,6 +19,10 @@ from luksext.run import run
 MINIMUM_SIZE = 128 * 1024 * 1024
 
 _SYSFS = "/sys/class/block"
+_BY_ID = "/dev/disk/by-id"
+
+# As udev's rules make them (60-persistent-storage-dm, 64-md-raid-arrays, 69-dm-lvm).
+_NAMED_BY_CONTENT = ("lvm-pv-uuid-", "dm-", "md-")
 
 
 class Mapping(NamedTuple):
@@ -227,9 +231,12 @@ def rescan(device: str) -> None:
 
 
 def lasting_name(device: str) -> str:
-    """The /dev/disk/by-id name of `device`, which stays when disks are renumbered; else itself."""
-    folder = "/dev/disk/by-id"
-    links = [os.path.join(folder, link) for link in sorted(_listdir(folder))]
+    """The /dev/disk/by-id name of `device`, which stays when disks are renumbered; else itself.
+
+    A name that comes from what is on the disk goes with it, so it is none.
+    """
+    links = [os.path.join(_BY_ID, link) for link in sorted(_listdir(_BY_ID))
+             if not link.startswith(_NAMED_BY_CONTENT)]
     return next((link for link in links if kernel_name(link) == kernel_name(device)), device)
 
 

@@ -242,3 +242,16 @@ def test_a_disk_has_the_name_that_its_maker_gave_it_and_so_has_its_partition(sys
     assert devices.world_wide_name(part) == "t10.ATA DISK 123"
     assert devices.world_wide_name(nvme) == "eui.0025"
     assert devices.world_wide_name(other) == ""
+
+
+@pytest.mark.parametrize("names, lasting", [
+    (["lvm-pv-uuid-a", "scsi-1"], "scsi-1"), (["dm-uuid-a", "md-uuid-a"], None), ([], None)])
+def test_a_lasting_name_is_the_disks_own_and_not_one_of_its_content(tmp_path, monkeypatch, names,
+                                                                     lasting):
+    folder = tmp_path / "by-id"
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to("/dev/sdq")
+    monkeypatch.setattr(devices, "_BY_ID", str(folder))
+    assert devices.lasting_name("/dev/sdq") == (
+        str(folder / lasting) if lasting else "/dev/sdq")
