@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""luksext_calls: what XAPI's plugin answers, of one SR, of a host, and of a pool."""
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from fake_xapi import XenAPI  # before what imports XenAPI
+
+import luksext_calls
+from luksext import inventory
+from luksext.errors import NoTpm
+
+HOSTS = {"A": {"uuid": "uuid-a", "name_label": "a"}, "B": {"uuid": "uuid-b", "name_label": "b"},
+         "C": {"uuid": "uuid-c", "name_label": "c"}}
+
+
+class Failure(Exception):
+    """As XenAPIPlugin's."""
+
+    def __init__(self, code, params):
+        super().__init__(code, params)
+        self.code, self.params = code, params
+
+
+def answered(call):
+    return luksext_calls.answering(Failure, call)(None, {})
+
+
+def test_an_answer_is_json():
+    assert json.loads(answered(lambda session, arguments: {"ok": True})) == {"ok": True}
+
+
+def test_an_error_of_ours_has_the_code_that_xapi_shows_of_the_driver_too():
+    def fail(session, arguments):
+        raise NoTpm()
+
+    with pytest.raises(Failure) as caught:
+        answered(fail)
+    assert caught.value.code == "SR_BACKEND_FAILURE_6232"
+    assert "no usable TPM" in caught.value.params[1]
+
+
+def test_an_error_of_xapi_is_passed_on_as_it_is():
+    def fail(session, arguments):
+        raise XenAPI.Failure(["HOST_OFFLINE", "ref"])
+
+    with pytest.raises(Failure) as caught:
+        answered(fail)
+    assert (caught.value.code, caught.value.params) == ("HOST_OFFLINE", ["ref"])
+
+
+def answer_of(host):
+    if host == "A":
+        return json.dumps({"schema": 1, "srs": [{"sr_uuid": "s", "name": "n", "type": "ext",
+                                                 "encrypted": False, "attached": True}]})
+    if host == "B":
+        raise XenAPI.Failure(["XENAPI_MISSING_PLUGIN", "luksext"])
+    raise XenAPI.Failure(["HOST_OFFLINE", "C"])
+
+
+@pytest.fixture
+def session(monkeypatch):
+    """A pool of three hosts, of which one has no plugin and one is offline."""
+    def local():
+        return SimpleNamespace(xenapi=SimpleNamespace(host=SimpleNamespace(
+            call_plugin=lambda host, plugin, verb, arguments: answer_of(host))))
+
+    monkeypatch.setattr(luksext_calls.XenAPI, "xapi_local", local, raising=False)
+    return SimpleNamespace(_session="S", xenapi=SimpleNamespace(
+        host=SimpleNamespace(get_all_records=lambda: HOSTS)))
+
+
+def test_the_pool_tells_of_every_host_also_of_those_that_cannot_be_asked(session):
+    told = {host["host"]: host for host in luksext_calls.CALLS["pool-status"](session, {})["hosts"]}
+    assert told["a"]["srs"][0]["sr_uuid"] == "s"
+    assert "not installed on this host" in told["b"]["error"]
+    assert "HOST_OFFLINE" in told["c"]["error"]
+
+
+def test_a_host_that_never_answers_is_named(session, monkeypatch):
+    monkeypatch.setattr(luksext_calls, "_HOST_DEADLINE", 0.05)
+    monkeypatch.setattr(luksext_calls, "_ask", lambda *arguments: None)
+    told = luksext_calls.CALLS["pool-status"](session, {})["hosts"]
+    assert all("did not answer" in host["error"] for host in told)
+
+
+def test_the_inventory_has_a_line_for_each(session):
+    text = luksext_calls.CALLS["pool-csv"](session, {})["csv"]
+    assert [line.split(",")[0] for line in text.splitlines()] == [
+        inventory.COLUMNS[0], "a", "b", "c"]
+
+
+def test_every_verb_of_the_console_is_one_of_the_plugin():
+    assert set(luksext_calls.verbs.VERBS) < set(luksext_calls.CALLS)
+
+
+def test_the_argument_list_is_hidden_from_other_processes():
+    script = ("import fake_xapi, luksext_calls\n"
+              "luksext_calls.hide_arguments()\n"
+              "print(open('/proc/self/cmdline').read().strip(chr(0)))\n")
+    shown = subprocess.check_output([sys.executable, "-c", script, "a-secret"],
+                                    env={"PYTHONPATH": ":".join(sys.path)})
+    assert shown.strip() == b""
