@@ -14,6 +14,7 @@ import XenAPI
 
 import luksext_adopt
 import luksext_encrypt
+import luksext_upkeep
 import luksext_xapi
 from luksext import alerts, inventory, keys, options, status, verb, verbs
 from luksext.errors import LuksError, SrUnknown
@@ -70,7 +71,8 @@ def _verb(name):
         try:
             return verbs.run(found, sr, arguments, _user(session))
         finally:
-            _publish(session, sr_ref, device_config)
+            with luksext_upkeep.only_logged("cannot show the state of the SR"):
+                _publish(session, sr_ref, device_config)
     return call
 
 

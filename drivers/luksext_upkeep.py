@@ -16,19 +16,19 @@ def after_unlock(session, sr_ref, sr):
 
     sr: the Repository, whose containers were just opened.
     """
-    with _only_logged("cannot note what the firmware started with"):
+    with only_logged("cannot note what the firmware started with"):
         started.note()
     changed = luksext_xapi.RECOVERY not in session.xenapi.SR.get_sm_config(sr_ref)
     for container in sr.readable:
-        with _only_logged("cannot go on encrypting " + container.device):
+        with only_logged("cannot go on encrypting " + container.device):
             reencrypt.resume(container)
-        with _only_logged("cannot end the suspension"):
+        with only_logged("cannot end the suspension"):
             changed |= bindings.end_suspend(container)
-        with _only_logged("cannot back up the header"):
+        with only_logged("cannot back up the header"):
             if changed or not backup.list_of(container.uuid):
                 backup.create(container.refreshed(), "plug")
     if changed:
-        with _only_logged("cannot show the state of the SR"):
+        with only_logged("cannot show the state of the SR"):
             luksext_xapi.publish(session, sr_ref, status.of(sr.refreshed()))
 
 
@@ -41,24 +41,25 @@ def before_close(mappings):
 def check(session, sr_ref, sr):
     """Proves the bindings when that is due, and shows in XAPI what needs attention."""
     for container in sr.readable:
-        with _only_logged("cannot end the re-encryption of " + container.device):
+        with only_logged("cannot end the re-encryption of " + container.device):
             reencrypt.settle(container)
-        with _only_logged("cannot prove the bindings of " + container.device):
+        with only_logged("cannot prove the bindings of " + container.device):
             if health.due(container, time.time()):
                 health.prove(container)
-    with _only_logged("cannot show the state of the SR"):
+    with only_logged("cannot show the state of the SR"):
         luksext_xapi.publish(session, sr_ref, status.of(sr))
 
 
 def forget(sr):
     """Destroys what this host keeps of containers that were erased: header backups above all."""
     for container in sr.readable:
-        with _only_logged("cannot destroy the header backups of " + container.uuid):
+        with only_logged("cannot destroy the header backups of " + container.uuid):
             state.forget(container.uuid)
 
 
 @contextlib.contextmanager
-def _only_logged(what):
+def only_logged(what):
+    """For what must not fail what it comes with, whatever happens."""
     try:
         yield
     except Exception as error:  # pylint: disable=broad-except

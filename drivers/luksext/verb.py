@@ -27,14 +27,15 @@ class Parameter(NamedTuple):
 class Verb(NamedTuple):
     """One thing that an administrator can do to an SR.
 
-    changes_keys: it changes headers, so that it is done alone, backed up and audited.
+    audited: it makes, uses or hands out keys: it is done alone, audited, and headers that changed
+    are backed up.
     """
 
     name: str
     help: str
     parameters: Tuple[Parameter, ...]
     run: Callable[[Repository, Arguments], Dict[str, Any]]
-    changes_keys: bool = True
+    audited: bool = True
 
 
 RECOVERY_KEY = Parameter(

@@ -19,7 +19,7 @@ def _status(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 
 VERBS: Dict[str, Verb] = {verb.name: verb for verb in (
     Verb("status", "all that there is to know of an SR's encryption", (), _status,
-         changes_keys=False),
+         audited=False),
     *verbs_recovery.VERBS, *verbs_binding.VERBS, *verbs_header.VERBS, *verbs_reencrypt.VERBS,
     *verbs_volume.VERBS)}
 
@@ -34,7 +34,7 @@ def find(name: str, arguments: Arguments) -> Verb:
 
 def run(verb: Verb, sr: Repository, arguments: Arguments, who: str) -> Dict[str, Any]:
     """Runs `verb` on `sr` for the user `who`; what it tells is JSON, with schema and SR."""
-    if not verb.changes_keys:
+    if not verb.audited:
         return _answer(sr, verb.run(sr, arguments))
     with state.locked(sr.uuid), audited(verb.name, sr.uuid, arguments, who):
         told = verb.run(sr, arguments)

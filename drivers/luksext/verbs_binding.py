@@ -104,7 +104,7 @@ VERBS = (
     Verb("rebind", "replace a binding: by the same pin where TPM, PCRs or server changed, or by "
                    "another policy", (_SLOT, _PIN, _PIN_CONFIG, RECOVERY_KEY, FORCE), _rebind),
     Verb("prove", "prove that each binding still opens its keyslot", (), _prove,
-         changes_keys=False),
+         audited=False),
     Verb("suspend", "let one firmware update pass: until the next plug the SR opens without PCRs",
          (_HOURS, RECOVERY_KEY), _suspend),
     Verb("resume", "end a suspension now", (), _resume),

@@ -108,10 +108,10 @@ def _described(one: Backup) -> Dict[str, Any]:
 
 VERBS = (
     Verb("header-backup", "back up the headers on this host, now", (), _backup,
-         changes_keys=False),
-    Verb("header-list", "list the header backups of this host", (), _list, changes_keys=False),
+         audited=False),
+    Verb("header-list", "list the header backups of this host", (), _list, audited=False),
     Verb("header-export", "hand out the header backups, to be kept off this host", (_SERIAL, _TO),
-         _export, changes_keys=False),
+         _export),
     Verb("header-restore", "write a header backup back to a disk whose header was lost",
          (_DEVICE, _SERIAL, _LUKS_UUID, _FILE, FORCE), _restore),
 )

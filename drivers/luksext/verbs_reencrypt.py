@@ -43,7 +43,7 @@ def _accept(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 VERBS = (
     Verb("reencrypt", "give the SR a new volume key: encrypt all data anew, while it is in use",
          (_ALL_KEYS,), _start),
-    Verb("reencrypt-status", "tell how far a re-encryption is", (), _status, changes_keys=False),
+    Verb("reencrypt-status", "tell how far a re-encryption is", (), _status, audited=False),
     Verb("reencrypt-resume", "let an interrupted re-encryption go on", (RECOVERY_KEY,), _resume),
     Verb("reencrypt-accept", "take an unfinished re-encryption of another host for this host's",
          (RECOVERY_KEY._replace(required=True),), _accept),

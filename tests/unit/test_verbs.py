@@ -113,9 +113,13 @@ def test_a_verb_that_does_not_exist_or_is_misused_does_nothing(bound, backups, l
         verbs.find("format", {})
     with pytest.raises(ArgumentInvalid):
         call(bound, "unlock", kee="x")
+    assert lines == []
+
+
+def test_handing_out_a_header_is_audited(bound, backups, lines):
     with pytest.raises(BackupMissing):
         call(bound, "header-export")
-    assert lines == []
+    assert lines[0][0][0] == "header-export"
 
 
 def test_a_binding_has_to_be_named_where_there_are_several(bound, backups, lines):
