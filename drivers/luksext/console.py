@@ -6,7 +6,6 @@ SRs are found by what their disks say. XAPI learns of a change at its next check
 import argparse
 import getpass
 import json
-import logging
 import os
 import sys
 from typing import Any, Dict, List, Optional, TextIO
@@ -25,7 +24,6 @@ ATTENTION = 3
 def main(argv: List[str]) -> int:
     """Runs one verb. Returns 0; 1 failed, 2 usage, 3 done and something needs attention."""
     arguments = _parser().parse_args(argv)
-    logging.getLogger("luksext").addHandler(logging.NullHandler())
     try:
         told = arguments.do(arguments)
     except LuksError as error:
