@@ -7,6 +7,7 @@ replaced by one that notes its calls; below, the real package works with fake pr
 import importlib
 import inspect
 import json
+import logging
 import os
 import shutil
 import sys
@@ -111,6 +112,7 @@ def lab(driver, programs, tmp_path, monkeypatch):
     sysfs = Sysfs(tmp_path / "sys", nodes)
     monkeypatch.setattr(devices, "_SYSFS", str(sysfs.block))
     monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(logging.getLogger("luksext"), "handlers", [])
     made = Lab(driver, sysfs, programs)
     real_candidates, real_disk_of = devices.candidates, devices.disk_of
 
