@@ -130,10 +130,11 @@ class Daemon:
         """Run a program on a terminal of its own."""
         pid, terminal = os.forkpty()
         if pid == 0:
+            # Here, so that the program never sees a terminal without a size.
+            _resize(0, request)
             os.chdir(HOME)
             os.execvpe(request["argv"][0], request["argv"], ENVIRONMENT | request["env"])
         self._terminals[request["id"]] = terminal
-        _resize(terminal, request)
         try:
             while data := os.read(terminal, 65536):
                 self._send({"id": request["id"], "data": _encode(data)})
