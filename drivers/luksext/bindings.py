@@ -21,8 +21,9 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 def add(container: LuksContainer, way: Way, pin: Pin) -> int:
     """Binds the container to `pin` as well; the number of the keyslot.
 
-    Raises OptionInvalid, ToolMissing, HeaderFull; UnlockRefused's children where the TPM or server
-    cannot seal now, or does not unseal what it sealed. A failure takes back what was begun.
+    Raises ReencryptionUnfinished, OptionInvalid, ToolMissing, HeaderFull; UnlockRefused's children
+    where the TPM or server cannot seal now, or does not unseal what it sealed. A failure takes back
+    what was begun.
     """
     return _add(container.refreshed(), way, pin)
 
@@ -31,6 +32,7 @@ def _add(container: LuksContainer, way: Way, pin: Pin,
          suspension: Optional[Dict[str, Any]] = None) -> int:
     """suspension: what to note of the keyslot. The note comes before the binding: at no moment does
     one without PCRs look as if it were to stay."""
+    container.check_steady()
     pin = options.check_pin(pin)
     clevis.check_tools(pin)
     device, kind = container.device, container.generation
@@ -51,10 +53,12 @@ def _add(container: LuksContainer, way: Way, pin: Pin,
 def remove(container: LuksContainer, slot: int, force: bool = False) -> None:
     """Destroys a binding.
 
-    Raises WrongSlot; LastWayIn where no recovery key is left, where nothing is proven to open the
-    container, and without `force` where nothing would open it with nobody present.
+    Raises ReencryptionUnfinished, WrongSlot; LastWayIn where no recovery key is left, where nothing
+    is proven to open the container, and without `force` where nothing would open it with nobody
+    present.
     """
     container = container.refreshed()
+    container.check_steady()
     keyslots.find(container, slot, ("binding",), "a binding")
     others = [other for other in keyslots.slots(container) if other.number != slot]
     recovery = [other for other in others if other.role == "recovery"]
@@ -154,6 +158,7 @@ def end_suspend(container: LuksContainer) -> bool:
     container = container.refreshed()
     suspended = [slot for slot in keyslots.slots(container) if slot.role == "suspend"]
     for slot in suspended:
+        container.check_steady()
         if _is_future(slot.until):
             _renew(container, slot.number)
         _check_other_way(container, slot.number)

@@ -14,8 +14,8 @@ from luksext import begun, clevis, cryptsetup, devices, header, keys, tables
 from luksext.cryptsetup import Format
 from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
-                            ReencryptionForeign, ToolMissing, Unsupported, UnlockRefused,
-                            open_by_hand)
+                            ReencryptionForeign, ReencryptionUnfinished, ToolMissing,
+                            Unsupported, UnlockRefused, open_by_hand)
 from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of,
                                 recovery_note)
 from luksext.header import Header
@@ -71,6 +71,12 @@ class LuksContainer:
         """Whose disk this is, None for a container that is not ours."""
         return self.generation.identity(self.device, self.header)
 
+    def check_steady(self) -> None:
+        """Raises ReencryptionUnfinished while data are encrypted anew: the process that does so
+        writes the header as it knows it, so a change of keys or size meanwhile would be lost."""
+        if self.header.reencryption is not None:
+            raise ReencryptionUnfinished(self.device)
+
     @property
     def has_other_key(self) -> bool:
         """Whether a keyslot exists that no binding opens: a passphrase or recovery key."""
@@ -94,8 +100,7 @@ class LuksContainer:
 
     def open_by(self, slot: int, key: bytes, expected: Optional[Record], discard: bool) -> bool:
         """As `open`, by a `key` that is known to open `slot` in the place of a binding."""
-        return self._open(expected, lambda: cryptsetup.open_device(
-            self.device, "luks-" + self.uuid, slot, key, discard))
+        return self._open(expected, lambda: self._open_device(slot, key, discard))
 
     def _open(self, expected: Optional[Record], unlock: Callable[[], None]) -> bool:
         self._check_header(expected)

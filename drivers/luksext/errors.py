@@ -657,7 +657,8 @@ class ReencryptionUnfinished(LuksError):
 
     def __init__(self, device: str) -> None:
         super().__init__(
-            "{} is being encrypted anew; until the end its keys cannot be changed.".format(device),
+            "{} is being encrypted anew; until the end neither its keys nor its size can be "
+            "changed.".format(device),
             "See how far it is with `luksext status`; if it was interrupted, let it go on with "
             "`luksext reencrypt-resume`.")
 

@@ -11,7 +11,7 @@ import re
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from luksext import clevis, cryptsetup
-from luksext.errors import HeaderFull, ReencryptionUnfinished
+from luksext.errors import HeaderFull
 from luksext.header import Header, read
 
 SUBSYSTEM = "luksext"
@@ -148,7 +148,7 @@ class Generation:
     def write_note(self, device: str, header: Header, note: Note) -> None:
         """Adds `note` on an active keyslot, then removes what was noted of that before.
 
-        Raises HeaderFull, ReencryptionUnfinished, with nothing changed.
+        Raises HeaderFull, with nothing changed.
         """
         raise NotImplementedError
 
@@ -159,7 +159,7 @@ class Generation:
     def free_slot(self, device: str, header: Header) -> int:
         """The number of a keyslot that is free, with room for a binding.
 
-        Raises HeaderFull, ReencryptionUnfinished.
+        Raises HeaderFull.
         """
         raise NotImplementedError
 
@@ -287,8 +287,6 @@ class Luks2(Generation):
                        if found.note.slot in header.keyslots)
 
     def write_note(self, device: str, header: Header, note: Note) -> None:
-        if header.reencryption is not None:
-            raise ReencryptionUnfinished(device)
         stored = list(self._stored(header))
         cryptsetup.import_token(device, dict(
             note.data, type=_NOTE_TYPE + note.kind, keyslots=[str(note.slot)],
@@ -301,8 +299,6 @@ class Luks2(Generation):
         self._remove(device, header, [_NOTE_TYPE + kind for kind in NOTE_KINDS], slot)
 
     def free_slot(self, device: str, header: Header) -> int:
-        if header.reencryption is not None:
-            raise ReencryptionUnfinished(device)
         for slot in range(_LUKS2_KEYSLOTS):
             if slot not in header.keyslots + header.unbound:
                 return slot

@@ -36,9 +36,11 @@ def grow(container: LuksContainer, way: Way, group: str, volume: str) -> Growth:
     Called once for each disk of the SR; a striped volume grows when the last of them has grown.
     way: into the container; LUKS2 asks for a key to change the size of an open mapping.
 
-    Raises NotPlugged, DiskShrank before anything is changed; ToolMissing, CommandFailed.
+    Raises ReencryptionUnfinished, NotPlugged, DiskShrank before anything is changed; ToolMissing,
+    CommandFailed.
     """
     require("cryptsetup", "pvresize", "lvextend", "resize2fs", "dumpe2fs")
+    container.refreshed().check_steady()
     devices.rescan(container.device)
     before = sizes(container, group, volume)
     _check(container, group, volume, before)

@@ -139,9 +139,10 @@ def add_recovery(container: LuksContainer, way: Way, name: str, key: bytes,
 
     key: of `keys.to_passphrase`.
     escrow: the key as `escrow.seal` encrypted it, kept beside it.
-    Raises NameRefused, HeaderFull. A failure takes back what was begun.
+    Raises ReencryptionUnfinished, NameRefused, HeaderFull. A failure takes back what was begun.
     """
     container = container.refreshed()
+    container.check_steady()
     device, generation = container.device, container.generation
     _check_name(container, name)
     slot = generation.free_slot(device, container.header)
@@ -169,9 +170,10 @@ def confirm(container: LuksContainer, passphrase: bytes) -> Slot:
     """Notes that somebody has the key of the keyslot that `passphrase` opens; that keyslot.
 
     One of which nothing was known becomes a recovery key called "passphrase".
-    Raises WrongRecoveryKey; WrongSlot for the key of a binding.
+    Raises ReencryptionUnfinished, WrongRecoveryKey; WrongSlot for the key of a binding.
     """
     container = container.refreshed()
+    container.check_steady()
     slot = test(container, passphrase)
     if slot.role not in ("recovery", "unknown"):
         raise WrongSlot(container.device, slot.number, "of the role " + slot.role,
@@ -192,10 +194,11 @@ def _free_name(container: LuksContainer) -> str:
 def revoke(container: LuksContainer, slot: int) -> None:
     """Destroys a keyslot that is a recovery key, or of which nothing is known.
 
-    Raises WrongSlot, LastWayIn: a recovery key must be left, one that is confirmed where this one
-    is, and something that is proven to open the container.
+    Raises ReencryptionUnfinished, WrongSlot, LastWayIn: a recovery key must be left, one that is
+    confirmed where this one is, and something that is proven to open the container.
     """
     container = container.refreshed()
+    container.check_steady()
     doomed = find(container, slot, ("recovery", "unknown"), "a recovery key")
     others = [other for other in slots(container) if other.number != slot]
     recovery = [other for other in others if other.role == "recovery"]

@@ -17,8 +17,8 @@ from luksext.begun import Begun
 from luksext.container import LuksContainer
 from luksext.devices import Mapping
 from luksext.errors import (Busy, NotPlugged, ReencryptionForeign, ReencryptionKeys,
-                            ReencryptionStuck, ReencryptionUnfinished, ToolMissing,
-                            UnlockRefused, Unsupported)
+                            ReencryptionStuck, ToolMissing, UnlockRefused,
+                            Unsupported)
 from luksext.generation import now
 
 # Before, whoever had the disk in hand could feign a re-encryption (CVE-2021-4122).
@@ -49,8 +49,7 @@ def start(container: LuksContainer, recovery_keys: Sequence[bytes] = ()) -> Prog
     with _alone(container):
         _settle(container)
         container = container.refreshed()
-        if container.header.reencryption is not None:
-            raise ReencryptionUnfinished(container.device)
+        container.check_steady()
         mapping = _open_mapping(container)
         found = _keys(container, recovery_keys)
         header = container.header

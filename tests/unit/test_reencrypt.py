@@ -8,7 +8,8 @@ import pytest
 
 import fake_reencrypt
 import headers
-from luksext import begun, container, keyslots, reencrypt, state
+from luksext import begun, bindings, container, grow, keyslots, reencrypt, state
+from luksext.clevis import Pin
 from luksext.container import LuksContainer, Record
 from luksext.devices import Mapping
 from luksext.errors import (CommandFailed, NotPlugged, ReencryptionForeign, ReencryptionKeys,
@@ -117,10 +118,31 @@ def test_while_it_runs_its_progress_is_told_and_no_other_begins(lab):
     assert (found.state, found.done, found.total) == ("running", 64 * MIB, 1024 * MIB)
     with pytest.raises(ReencryptionUnfinished):
         reencrypt.start(lab.container, [TYPED])
-    with pytest.raises(ReencryptionUnfinished):
-        keyslots.add_recovery(lab.container, keyslots.Way(2, BOUND), "new", b"x" * 20)
     assert reencrypt.resume(lab.container).state == "running"
     assert len(list(reencrypt.reencrypt_process._running(TOP))) == 1
+
+
+WAY = keyslots.Way(2, BOUND)
+
+
+@pytest.mark.parametrize("change", [
+    lambda container: keyslots.add_recovery(container, WAY, "new", b"x" * 20),
+    lambda container: keyslots.confirm(container, TYPED),
+    lambda container: keyslots.revoke(container, 3),
+    lambda container: bindings.add(container, WAY, Pin("tpm2", {})),
+    lambda container: bindings.remove(container, 2, force=True),
+    lambda container: bindings.rebind(container, 2, WAY, Pin("tpm2", {})),
+    lambda container: grow.grow(container, WAY, "group", "volume"),
+], ids=["add", "confirm", "revoke", "bind", "unbind", "rebind", "grow"])
+def test_while_it_runs_neither_keys_nor_size_are_changed(lab, change):
+    lab.programs.add("jose")
+    for name in ("pvresize", "lvextend", "resize2fs", "dumpe2fs"):
+        lab.programs.add(name)
+    lab.tell("die", "never")
+    reencrypt.start(lab.container, [TYPED])
+    with pytest.raises(ReencryptionUnfinished):
+        change(lab.container)
+    assert not lab.programs.calls("pvresize")
 
 
 def test_it_ends_cleanly_when_asked_and_goes_on_by_a_binding_or_by_a_typed_key(lab):
@@ -320,11 +342,15 @@ def test_a_killed_process_leaves_it_stuck_and_nothing_touches_it(lab):
         reencrypt.resume(found)
 
 
-def test_it_is_opened_without_naming_a_keyslot(lab, monkeypatch):
+@pytest.mark.parametrize("open_it", [
+    lambda found: found.open(RECORD, discard=True),
+    lambda found: found.open_by(keyslots.test(found, TYPED).number, TYPED, RECORD, discard=True),
+], ids=["by-its-binding", "by-a-recovery-key"])
+def test_it_is_opened_without_naming_a_keyslot(lab, monkeypatch, open_it):
     found = in_reencryption(lab)
     monkeypatch.setattr(LuksContainer, "mapping", None)
     with pytest.raises(container.MappingMismatch):
-        found.open(RECORD, discard=True)
+        open_it(found)
     assert lab.programs.calls("cryptsetup")[-1] == [
         "cryptsetup", "open", "--type", "luks", "--key-file", "-", "--allow-discards",
         lab.device, "luks-" + headers.UUID]
