@@ -2,6 +2,8 @@
 #
 #   make test [SM=checkout]   unit tests, then the storage tests in the lab
 #   make storage-all [SM=…]   all storage tests, those of an hour too
+#   make faults [SM=…]        the fault campaign; TRIALS=100 tries what is random more often,
+#                             SEED=… repeats a run, REPORT=… is where its table goes
 #   make demo [SM=checkout]   the mission, step by step, in the lab
 #   make install [DESTDIR=]   on a host, or into a folder
 
@@ -21,7 +23,7 @@ else
 export SM
 endif
 
-.PHONY: test unit storage storage-all demo lint install uninstall tools clean
+.PHONY: test unit storage storage-all faults demo lint install uninstall tools clean
 
 test: lint unit storage
 
@@ -35,15 +37,23 @@ unit: $(VENV)/ready
 # Files begin in their order: by number of tests, as is the default, those that boot often would come
 # last, when the other worker has nothing left to do.
 STORAGE = $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-	  --durations 20 tests/storage
+	  --durations 20
 
+TRIALS = 10
+REPORT = faults.md
+
+# Of the fault campaign only its short part, which tries the same each time.
 storage: $(VENV)/ready
 	@echo "Not run here, as they take too long, and counted as deselected below: tests marked slow."
-	@$(VENV)/bin/python -m pytest --quiet --collect-only -m slow tests/storage | tail -n 1
-	$(STORAGE) -m "not slow"
+	@$(VENV)/bin/python -m pytest --quiet --collect-only -m slow tests/storage tests/faults | tail -n 1
+	$(STORAGE) -m "not slow" --campaign-seed 1 tests/storage tests/faults
 
 storage-all: $(VENV)/ready
-	$(STORAGE)
+	$(STORAGE) tests/storage
+
+faults: $(VENV)/ready
+	$(STORAGE) --trials $(TRIALS) $(if $(SEED),--campaign-seed $(SEED)) \
+	  --campaign-report $(REPORT) tests/faults
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python -m tests.lab.demo
