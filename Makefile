@@ -6,12 +6,15 @@
 #                             SEED=… repeats a run, REPORT=… is where its table goes
 #   make demo [SM=checkout]   the mission, step by step, in the lab
 #   make install [DESTDIR=]   on a host, or into a folder
+#   make rpm                  packages for XCP-ng 8.3 and 9, in build/
 
 SM_DIR = /opt/xensource/sm
 LIBEXEC_DIR = /opt/xensource/libexec
 PLUGINS_DIR = /etc/xapi.d/plugins
 SBIN_DIR = /usr/sbin
 UNIT_DIR = /usr/lib/systemd/system
+# Where XAPI may look for drivers (its sm-dir).
+DRIVER_DIRS ?= $(SM_DIR)
 PYTHON_SITE ?= $(shell python3 -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 PYTHON ?= python3
@@ -23,9 +26,9 @@ else
 export SM
 endif
 
-.PHONY: test unit storage storage-all faults demo lint install uninstall tools clean
+.PHONY: test unit package storage storage-all faults demo lint rpm install uninstall tools clean
 
-test: lint unit storage
+test: lint unit package storage
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -33,6 +36,9 @@ lint: $(VENV)/ready
 
 unit: $(VENV)/ready
 	tools/unit-tests $(VENV)/bin/python
+
+package: $(VENV)/ready
+	$(VENV)/bin/python -m pytest tests/package
 
 # Files begin in their order: by number of tests, as is the default, those that boot often would come
 # last, when the other worker has nothing left to do.
@@ -65,14 +71,20 @@ $(VENV)/ready: requirements-dev.txt tools/install-packages
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
+rpm: $(VENV)/ready
+	tools/build-rpm build
+
 install:
 	install -d $(DESTDIR)$(SM_DIR)/luksext $(DESTDIR)$(LIBEXEC_DIR) $(DESTDIR)$(PYTHON_SITE) \
 	  $(DESTDIR)$(PLUGINS_DIR) $(DESTDIR)$(SBIN_DIR)
 	install -m 755 drivers/LUKSEXTSR.py $(DESTDIR)$(SM_DIR)
-	ln -sf LUKSEXTSR.py $(DESTDIR)$(SM_DIR)/LUKSEXTSR
+	for folder in $(DRIVER_DIRS); do \
+	  install -d $(DESTDIR)$$folder; \
+	  ln -sfr $(DESTDIR)$(SM_DIR)/LUKSEXTSR.py $(DESTDIR)$$folder/LUKSEXTSR; \
+	done
 	install -m 644 drivers/luksext_*.py $(DESTDIR)$(SM_DIR)
 	install -m 644 drivers/luksext/*.py $(DESTDIR)$(SM_DIR)/luksext
-	install -m 755 libexec/luksext-gc libexec/luksext-sm-plugins $(DESTDIR)$(LIBEXEC_DIR)
+	install -m 755 libexec/luksext-* $(DESTDIR)$(LIBEXEC_DIR)
 	install -m 755 drivers/plugins/luksext $(DESTDIR)$(PLUGINS_DIR)
 	install -m 755 bin/luksext $(DESTDIR)$(SBIN_DIR)
 	install -m 644 python/luksext_plugins.py python/luksext.pth $(DESTDIR)$(PYTHON_SITE)
@@ -85,11 +97,11 @@ uninstall:
 	rm -rf $(DESTDIR)$(SM_DIR)/luksext
 	rm -f $(DESTDIR)$(SM_DIR)/LUKSEXTSR $(DESTDIR)$(SM_DIR)/LUKSEXTSR.py \
 	  $(DESTDIR)$(SM_DIR)/luksext_*.py $(DESTDIR)$(PLUGINS_DIR)/luksext $(DESTDIR)$(SBIN_DIR)/luksext \
-	  $(DESTDIR)$(LIBEXEC_DIR)/luksext-gc $(DESTDIR)$(LIBEXEC_DIR)/luksext-sm-plugins \
+	  $(DESTDIR)$(LIBEXEC_DIR)/luksext-* \
 	  $(DESTDIR)$(PYTHON_SITE)/luksext_plugins.py $(DESTDIR)$(PYTHON_SITE)/luksext.pth \
 	  $(DESTDIR)$(UNIT_DIR)/SMGC@.service.d/luksext.conf \
 	  $(DESTDIR)$(UNIT_DIR)/xapi.service.d/luksext.conf \
 	  $(DESTDIR)/etc/xapi.conf.d/~luksext.conf
 
 clean:
-	rm -rf $(VENV) .venv36 .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv36 build .mypy_cache .pytest_cache .ruff_cache .hypothesis
