@@ -4,6 +4,7 @@
 #   make storage-all [SM=…]   all storage tests, those of an hour too
 #   make faults [SM=…]        the fault campaign; TRIALS=100 tries what is random more often,
 #                             SEED=… repeats a run, REPORT=… is where its table goes
+#   make xo                   tests of the plugin for Xen Orchestra, on Node.js and Chromium
 #   make demo [SM=checkout]   the mission, step by step, in the lab
 #   make install [DESTDIR=]   on a host, or into a folder
 #   make rpm                  packages for XCP-ng 8.3 and 9, in build/
@@ -26,9 +27,12 @@ else
 export SM
 endif
 
-.PHONY: test unit package storage storage-all faults demo lint rpm install uninstall tools clean
+NPM = tests/xo/node_modules
 
-test: lint unit package storage
+.PHONY: test unit package xo screenshots storage storage-all faults demo lint rpm install uninstall \
+	tools clean
+
+test: lint unit package xo storage
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -40,6 +44,12 @@ unit: $(VENV)/ready
 package: $(VENV)/ready
 	$(VENV)/bin/python -m pytest tests/package
 
+xo: $(NPM)/ready
+	node --test tests/xo/*.test.js
+
+screenshots: $(NPM)/ready
+	SCREENSHOTS=docs/images node --test tests/xo/page.test.js
+
 # Files begin in their order: by number of tests, as is the default, those that boot often would come
 # last, when the other worker has nothing left to do.
 STORAGE = $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
@@ -49,12 +59,12 @@ TRIALS = 10
 REPORT = faults.md
 
 # Of the fault campaign only its short part, which tries the same each time.
-storage: $(VENV)/ready
+storage: $(VENV)/ready $(NPM)/ready
 	@echo "Not run here, as they take too long, and counted as deselected below: tests marked slow."
 	@$(VENV)/bin/python -m pytest --quiet --collect-only -m slow tests/storage tests/faults | tail -n 1
 	$(STORAGE) -m "not slow" --campaign-seed 1 tests/storage tests/faults
 
-storage-all: $(VENV)/ready
+storage-all: $(VENV)/ready $(NPM)/ready
 	$(STORAGE) tests/storage
 
 faults: $(VENV)/ready
@@ -73,6 +83,12 @@ $(VENV)/ready: requirements-dev.txt tools/install-packages
 
 rpm: $(VENV)/ready
 	tools/build-rpm build
+
+# Without a lock file: it would name a registry.
+$(NPM)/ready: tests/xo/package.json tools/install-packages
+	tools/install-packages
+	npm install --prefix tests/xo --no-package-lock --no-audit --no-fund --loglevel=error
+	touch $@
 
 install:
 	install -d $(DESTDIR)$(SM_DIR)/luksext $(DESTDIR)$(LIBEXEC_DIR) $(DESTDIR)$(PYTHON_SITE) \
@@ -104,4 +120,4 @@ uninstall:
 	  $(DESTDIR)/etc/xapi.conf.d/~luksext.conf
 
 clean:
-	rm -rf $(VENV) .venv36 build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NPM) .venv36 build .mypy_cache .pytest_cache .ruff_cache .hypothesis
