@@ -22,7 +22,7 @@ if _INSTALLED not in sys.path:
 # pylint: disable=wrong-import-position
 import luksext_xapi  # noqa: E402
 from luksext import container as containers  # noqa: E402
-from luksext import devices, header, keys, options, repository  # noqa: E402
+from luksext import alive, devices, header, keys, options, repository, run  # noqa: E402
 from luksext.container import LuksContainer  # noqa: E402
 from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
 from luksext.generation import Identity  # noqa: E402
@@ -48,6 +48,17 @@ DRIVER_INFO = {
     "capabilities": CAPABILITIES,
     "configuration": CONFIGURATION,
 }
+
+# Seconds, besides what the ext driver takes. While one SR is plugged, unplugged or probed, XAPI has
+# all others of the host wait: see docs/reliability.md.
+UNLOCK_SECONDS = 180
+UPKEEP_SECONDS = 120
+STOP_SECONDS = 60
+CLOSE_SECONDS = 60
+PROBE_SECONDS = 60
+
+# Nobody waits for the undoing of a create, which overwrites the start of each disk.
+ERASE_SECONDS = 1800
 
 teach_gc(cleanup)
 
@@ -92,9 +103,11 @@ class _Undo:
     """Takes back what was done, newest first, when the block fails before `forget`.
 
     A step that cannot be taken back is logged: the error that the administrator sees is the first.
+    seconds: for all steps together.
     """
 
-    def __init__(self):
+    def __init__(self, seconds):
+        self._seconds = seconds
         self._steps = []
 
     def add(self, step):
@@ -107,11 +120,12 @@ class _Undo:
         return self
 
     def __exit__(self, *failure):
-        for step in reversed(self._steps):
-            try:
-                step()
-            except Exception as error:  # pylint: disable=broad-except
-                util.SMlog("luksext: cannot undo: {}".format(error))
+        with run.within(self._seconds):
+            for step in reversed(self._steps):
+                try:
+                    step()
+                except Exception as error:  # pylint: disable=broad-except
+                    util.SMlog("luksext: cannot undo: {}".format(error))
 
 
 class LUKSEXTSR(EXTSR.EXTSR):
@@ -136,7 +150,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
 
         XAPI ignores a failure of the first plug, so what this leaves behind must be known to open.
         """
-        with _Undo() as undo:
+        with _Undo(ERASE_SECONDS) as undo:
             undo.add(self._forget_recovery_secret)
             self._create(sr_uuid, size, undo)
             undo.forget()
@@ -165,13 +179,13 @@ class LUKSEXTSR(EXTSR.EXTSR):
         if self._inside:
             super(LUKSEXTSR, self).attach(sr_uuid)
             return
-        discard = options.parse(self.dconf).discard
-        sr = self._repository()
-        found = sr.containers
-        with _Undo() as undo:
-            for container, record in zip(found, sr.records):
-                if container.open(record, discard):
-                    undo.add(container.close)
+        with _Undo(CLOSE_SECONDS) as undo:
+            with run.within(UNLOCK_SECONDS):
+                sr = self._repository()
+                found = sr.containers
+                for container, record in zip(found, sr.records):
+                    if container.open(record, sr.discard):
+                        undo.add(container.close)
             if not self._volume_is_active():
                 undo.add(self._deactivate)
             with self._working_inside(found):
@@ -181,7 +195,8 @@ class LUKSEXTSR(EXTSR.EXTSR):
             self._record(found)
         self._note_disks(found)
         self._forget_recovery_secret()
-        _upkeep().after_unlock(self.session, self.sr_ref, sr)
+        with run.within(UPKEEP_SECONDS):
+            _upkeep().after_unlock(self.session, self.sr_ref, sr)
 
     @_explained
     def detach(self, sr_uuid):
@@ -189,16 +204,18 @@ class LUKSEXTSR(EXTSR.EXTSR):
         if self._inside:
             super(LUKSEXTSR, self).detach(sr_uuid)
             return
-        mappings = self._open_mappings(sr_uuid)
-        _upkeep().before_close(mappings)
+        with run.within(STOP_SECONDS):
+            mappings = self._open_mappings(sr_uuid)
+            _upkeep().before_close(mappings)
         try:
             super(LUKSEXTSR, self).detach(sr_uuid)
         except xs_errors.SROSError:
             # The ext driver also fails where there is nothing left to deactivate.
             if self._checkmount() or self._volume_is_active():
                 raise
-        for mapping in mappings:
-            containers.close_mapping(mapping)
+        with run.within(CLOSE_SECONDS):
+            for mapping in mappings:
+                containers.close_mapping(mapping)
 
     def scan(self, sr_uuid):
         """Scans; of VDIs that are being adopted, writes what only a driver may write."""
@@ -238,16 +255,21 @@ class LUKSEXTSR(EXTSR.EXTSR):
     @_explained
     def probe(self):
         """The SRs on the given devices, locked or not, as the ext driver lists them."""
+        with run.within(PROBE_SECONDS):
+            return ElementTree.tostring(self._probed_devices(), encoding="unicode")
+
+    def _probed_devices(self):
         root = ElementTree.Element("SRlist")
         seen = set()
         for device in options.parse_devices(self.dconf):
             devices.check_exists(device)
+            alive.check(device)
             found = header.find(device)
             identity = LuksContainer(device, found).identity if found else None
             if identity is not None and identity.sr_uuid not in seen:
                 seen.add(identity.sr_uuid)
                 root.append(self._probed(identity.sr_uuid, device))
-        return ElementTree.tostring(root, encoding="unicode")
+        return root
 
     @staticmethod
     def _probed(sr_uuid, device):
@@ -276,6 +298,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
                 raise DeviceInUse(device, ["another SR of this pool (`xe sr-list`)"])
             devices.check_suitable(device)
             devices.check_free(device)
+            alive.check(device)
             found = header.find(device)
             identity = LuksContainer(device, found).identity if found else None
             if identity is not None:

@@ -10,17 +10,17 @@ import time
 import uuid as uuids
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import begun, clevis, cryptsetup, devices, header, keys, tables
+from luksext import alive, begun, clevis, cryptsetup, devices, header, keys, tables
 from luksext.cryptsetup import Format
 from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
-                            ReencryptionForeign, ReencryptionUnfinished, ToolMissing,
+                            ReencryptionForeign, ReencryptionUnfinished, TimeOver, ToolMissing,
                             Unsupported, UnlockRefused, open_by_hand)
 from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of,
                                 recovery_note)
 from luksext.header import Header
 from luksext.options import CIPHERS, Options
-from luksext.run import log, require, run
+from luksext.run import log, overtime, require, run
 
 # Keyslots of a new container. The binding comes first: `cryptsetup open` without a slot, as clevis
 # runs it, tries slot 0 first, and a stretched passphrase costs seconds and memory to try.
@@ -112,7 +112,7 @@ class LuksContainer:
         try:
             self._check_mapping()
         except LuksError:
-            with _first_error_counts():
+            with overtime(), _first_error_counts():
                 self.close()
             raise
         return True
@@ -151,7 +151,7 @@ class LuksContainer:
     def by_binding(self, use: Callable[[int, bytes], None]) -> Tuple[int, bytes]:
         """Hands the slots and keys of the bindings to `use`, until it takes one; which that was.
 
-        use: raises KeyRefused. Raises NoBinding, ToolMissing, UnlockRefused's children.
+        use: raises KeyRefused. Raises NoBinding, ToolMissing, TimeOver, UnlockRefused's children.
         """
         bindings = self.generation.bindings(self.device, self.header)
         if not bindings:
@@ -162,7 +162,7 @@ class LuksContainer:
                 key = clevis.unseal(binding.jwe)
                 use(binding.slot, key)
                 return binding.slot, key
-            except (UnlockRefused, ToolMissing) as refusal:
+            except (UnlockRefused, ToolMissing, TimeOver) as refusal:
                 refusals.append(refusal)
         raise self._explained(refusals)
 
@@ -226,7 +226,7 @@ def format_container(device: str, identity: Identity, options: Options,
                                   recovery_note(RECOVERY_SLOT, "passphrase"))
         return LuksContainer(device, header.read(device))
     except BaseException:
-        with _first_error_counts():
+        with overtime(), _first_error_counts():
             _clear_start(device)
         raise
 
@@ -263,12 +263,12 @@ def find_recorded(record: Record, hint: str) -> LuksContainer:
     """The container of `record`, on the device `hint` or wherever it is now.
 
     Raises DeviceMissing, Ambiguous; and for a hint that carries no intact header while no other
-    disk is the one, HeaderMissing or HeaderDamaged.
+    disk is the one, HeaderMissing, HeaderDamaged or DiskSilent.
     """
     mapping = devices.crypt_mapping_of(record.uuid)
     disk = devices.disk_of(mapping) if mapping else None
     for device in [disk] if disk else _present([hint]):
-        found = header.find(device)
+        found = find_header(device)
         if found and found.uuid == record.uuid:
             return LuksContainer(device, found)
     matches = [container for container in all_containers() if container.uuid == record.uuid]
@@ -282,6 +282,7 @@ def find_recorded(record: Record, hint: str) -> LuksContainer:
 def _why_not_found(record: Record, hint: str) -> LuksError:
     for device in _present([hint]):
         try:
+            alive.check(device)
             found = header.read(device)
         except LuksError as error:
             return error
@@ -297,7 +298,8 @@ def find_identified(sr_uuid: str, hints: List[str]) -> List[LuksContainer]:
     """All containers whose headers say that they belong to `sr_uuid`, in their order.
 
     hints: where they are expected; all other disks are searched for the rest.
-    Raises DeviceMissing, Ambiguous; NotOurs, HeaderMissing, HeaderDamaged for a wrong hint.
+    Raises DeviceMissing, Ambiguous; NotOurs, HeaderMissing, HeaderDamaged, DiskSilent for a wrong
+    hint.
     """
     found: Dict[int, LuksContainer] = {}
     for container, identity in _identified(hints):
@@ -321,6 +323,7 @@ def find_identified(sr_uuid: str, hints: List[str]) -> List[LuksContainer]:
 def _why_not_ours(sr_uuid: str, hints: List[str]) -> LuksError:
     for device in _present(hints):
         try:
+            alive.check(device)
             identity_of(device)
         except LuksError as error:
             return error
@@ -334,9 +337,14 @@ def _why_not_ours(sr_uuid: str, hints: List[str]) -> LuksError:
 def all_containers() -> Iterator[LuksContainer]:
     """Every LUKS container on this host's disks, ours or not, whose header is intact."""
     for device in devices.candidates():
-        found = header.find(device)
+        found = find_header(device)
         if found:
             yield LuksContainer(device, found)
+
+
+def find_header(device: str) -> Optional[Header]:
+    """The header of `device`; None where there is none, it cannot be read, or the disk hangs."""
+    return header.find(device) if alive.answers(device) else None
 
 
 def all_of(sr_uuid: str) -> List[LuksContainer]:
@@ -351,7 +359,7 @@ def _identified(hints: List[str]) -> Iterator[Tuple[LuksContainer, Identity]]:
     """
     seen = set()
     for device in _present(hints):
-        found = header.find(device)
+        found = find_header(device)
         if found:
             seen.add(devices.kernel_name(device))
             container = LuksContainer(device, found)

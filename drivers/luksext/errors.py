@@ -79,6 +79,30 @@ class CommandTimeout(LuksError):
             "Look for a failing disk or TPM with `dmesg | tail`, then run the command again.")
 
 
+class TimeOver(LuksError):
+    """What is done as a whole took longer than XAPI can be kept waiting."""
+
+    code = 6294
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(
+            "This host took too long: {:g} seconds were over before {}.".format(seconds, what),
+            "Look in /var/log/SMlog for what took so long, with `dmesg | tail` for a failing disk "
+            "or TPM; then run the command again.")
+
+
+class ToolBroken(LuksError):
+    """A program that ends well and prints what it cannot mean."""
+
+    code = 6295
+
+    def __init__(self, command: str, printed: str) -> None:
+        super().__init__(
+            "`{}` printed what cannot be understood: {}.".format(
+                command, printed[:100] or "nothing"),
+            "Run it by hand; `rpm -V` with the name of its package tells whether it is intact.")
+
+
 class Unsupported(LuksError):
     """Something asked for that the tools of this host cannot do."""
 
@@ -127,6 +151,31 @@ class SrUnknown(LuksError):
         super().__init__(
             "The SR {} cannot be used: {}.".format(sr_uuid or "without a UUID", reason),
             "List the encrypted SRs with: xe sr-list type=luksext params=uuid,name-label,host")
+
+
+class DiskSilent(LuksError):
+    """A disk that is there and does not answer."""
+
+    code = 6292
+
+    def __init__(self, device: str, seconds: float) -> None:
+        super().__init__(
+            "{} does not answer: its first block was not read within {:g} seconds.".format(
+                device, seconds),
+            "Check disk, cable and controller with `dmesg | tail`, then run the command again.")
+
+
+class MemoryShort(LuksError):
+    """Too little free memory for a keyslot whose key a person chose."""
+
+    code = 6293
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            "This host has too little free memory to try a passphrase on {}: 128 MiB are "
+            "needed.".format(device),
+            "See `free -m` in dom0. Stop what uses its memory, or give it more (`/opt/xensource/"
+            "libexec/xen-cmdline --set-xen dom0_mem=SIZE,max:SIZE`, then restart the host).")
 
 
 class DeviceMissing(LuksError):

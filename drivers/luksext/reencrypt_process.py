@@ -13,6 +13,7 @@ from typing import Iterator, Optional
 from luksext import cryptsetup, devices, state, tables
 from luksext.devices import Mapping
 from luksext.errors import DeviceInUse
+from luksext.run import time_for
 
 _MESSAGES = "reencrypt.log"
 
@@ -37,8 +38,8 @@ def launch(luks_uuid: str, device: str, mapping: Mapping, key: bytes) -> None:
 
 
 def stop(mapping: Mapping) -> None:
-    """Ends the process, if there is one. Raises DeviceInUse where it does not end."""
-    end = time.monotonic() + _STOP_DEADLINE
+    """Ends the process, if there is one. Raises DeviceInUse where it does not end, TimeOver."""
+    end = time.monotonic() + time_for("the end of the re-encryption", _STOP_DEADLINE)
     for process in _running(mapping):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)

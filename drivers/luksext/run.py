@@ -11,9 +11,9 @@ import shutil
 import signal
 import subprocess
 import time
-from typing import Iterator, List, NamedTuple, Sequence
+from typing import Iterator, List, NamedTuple, Optional, Sequence
 
-from luksext.errors import CommandFailed, CommandTimeout, ToolMissing, Unsupported
+from luksext.errors import CommandFailed, CommandTimeout, TimeOver, ToolMissing, Unsupported
 
 log = logging.getLogger("luksext")
 
@@ -52,6 +52,9 @@ PACKAGES = {
 }
 
 
+# Seconds, all in all, for cleaning up what ran out of its time.
+OVERTIME = 30
+
 # Python complains of a process that is forgotten while it runs.
 _left_alone: List["subprocess.Popen[bytes]"] = []
 
@@ -67,6 +70,56 @@ class Result(NamedTuple):
     def message(self) -> str:
         """What it printed on stderr, in one line of at most 300 characters."""
         return " ".join(self.stderr.decode("utf-8", "replace").split())[-300:]
+
+
+class _Limit(NamedTuple):
+    """Until when all that runs has to be over (time.monotonic()), and how long that was."""
+
+    end: float
+    seconds: float
+
+
+_limit: Optional[_Limit] = None
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Bounds the time of a whole: within, each program gets at most what is left of `seconds`.
+
+    Programs have deadlines of their own, but nobody waits for the sum of all. The shorter of two
+    that are nested counts.
+    """
+    end = time.monotonic() + seconds
+    with _limited(_Limit(end, seconds) if _limit is None or end < _limit.end else _limit):
+        yield
+
+
+@contextlib.contextmanager
+def overtime() -> Iterator[None]:
+    """For cleaning up after a failure, which may have been that the time is over: within, there is
+    some more, once for all that is bounded by the same `within`."""
+    with _limited(_limit and _limit._replace(end=_limit.end + OVERTIME)):
+        yield
+
+
+@contextlib.contextmanager
+def _limited(limit: Optional[_Limit]) -> Iterator[None]:
+    global _limit
+    before, _limit = _limit, limit
+    try:
+        yield
+    finally:
+        _limit = before
+
+
+def time_for(what: str, seconds: float) -> float:
+    """How many of `seconds` there are for `what`. Raises TimeOver where none are."""
+    if _limit is None:
+        return seconds
+    left = _limit.end - time.monotonic()
+    if left <= 0:
+        raise TimeOver(what, _limit.seconds)
+    return min(seconds, left)
 
 
 class SecretPipe(NamedTuple):
@@ -102,13 +155,14 @@ def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
     """Runs `argv` and waits for its end.
 
     stdin: what the program reads; empty means end of file at once, never a prompt.
-    deadline: seconds; then its whole process group is killed.
+    deadline: seconds; then, or when the time of `within` is over, its process group is killed.
     accept: the exit statuses that are an answer and not a failure.
     pipes: secrets that argv names by their path.
 
-    Raises ToolMissing, CommandTimeout, CommandFailed (which quote argv and stderr, never stdout
-    or stdin).
+    Raises ToolMissing, CommandTimeout, TimeOver, CommandFailed (which quote argv and stderr, never
+    stdout or stdin).
     """
+    deadline = time_for("`{}`".format(" ".join(argv)), deadline)
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -117,8 +171,9 @@ def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
             pass_fds=[pipe.fd for pipe in pipes])
     except FileNotFoundError:
         raise ToolMissing(argv[0], PACKAGES.get(argv[0], argv[0])) from None
-    except OSError as error:
-        raise CommandFailed(" ".join(argv), 126, error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:
+        # ValueError: arguments cannot hold a zero byte, which a header may have anywhere.
+        raise CommandFailed(" ".join(argv), 126, str(error)) from error
     try:
         stdout, stderr = process.communicate(stdin, timeout=deadline)
     except subprocess.TimeoutExpired:

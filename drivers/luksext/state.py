@@ -127,7 +127,7 @@ def locked(name: str, seconds: float = 30) -> Iterator[None]:
     """Within, no other process of this host is in a block of that `name`.
 
     Not to be nested under one name. The lock is the kernel's, so it ends with whoever holds it.
-    Raises Busy after `seconds`.
+    Raises Busy after `seconds`, TimeOver.
     """
     run.make_private(run.PRIVATE_DIR)
     path = os.path.join(run.PRIVATE_DIR, "lock-" + _checked(name))
@@ -141,7 +141,7 @@ def locked(name: str, seconds: float = 30) -> Iterator[None]:
 
 
 def _take(lock: Any, name: str, seconds: float) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + run.time_for("the lock " + name, seconds)
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fake_luks import Disk
-from luksext import clevis, cryptsetup, devices, run, tpm
+from luksext import alive, clevis, cryptsetup, devices, run, tpm
 
 # The same examples at each run, whatever the machine is busy with.
 settings.register_profile("luksext", derandomize=True, deadline=None,
@@ -49,6 +49,10 @@ class Programs:
                                 order=self.folder / ".order", script=script))
         path.chmod(0o755)
 
+    def link(self, name):
+        """The real program of that name."""
+        (self.folder / name).symlink_to(shutil.which(name))
+
     def calls(self, name):
         """The argv of every call of the program so far."""
         log = self.folder / ".{}.argv".format(name)
@@ -74,6 +78,13 @@ def programs(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "PATH", str(made.folder))
     monkeypatch.setattr(run, "PRIVATE_DIR", str(tmp_path / "private"))
     return made
+
+
+@pytest.fixture(autouse=True)
+def all_disks_answer():
+    """Forgets the disks that were silent in another test."""
+    yield
+    alive._silent.clear()
 
 
 @pytest.fixture(params=[1, 2], ids=["luks1", "luks2"])

@@ -6,12 +6,13 @@ import os
 import pytest
 
 import headers
-from luksext import container, devices
+from luksext import alive, container, devices
 from luksext.clevis import Pin
 from luksext.container import LuksContainer, Record
-from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceMissing, HeaderDamaged,
-                            HeaderMismatch, HeaderMissing, KeyRefused, LuksError, MappingMismatch,
-                            NoBinding, NotOurs, PinRefuses, ToolMissing, Unsupported)
+from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceMissing, DiskSilent,
+                            HeaderDamaged, HeaderMismatch, HeaderMissing, KeyRefused, LuksError,
+                            MappingMismatch, NoBinding, NotOurs, PinRefuses, ToolMissing,
+                            Unsupported)
 from luksext.generation import Identity
 from luksext.header import read
 from luksext.options import Options
@@ -487,6 +488,25 @@ def test_a_recorded_disk_that_cannot_be_read_is_a_luks_error(unreadable):
 def test_a_disk_that_cannot_be_read_does_not_hide_another(host, unreadable):
     device = host.container().device
     assert container.find_recorded(RECORD, unreadable).device == device
+
+
+@pytest.fixture
+def silent(host, monkeypatch):
+    """The path of a disk that hangs."""
+    path = host.disk("sdz", headers.ours())
+    answers = alive.answers
+    monkeypatch.setattr(alive, "answers", lambda device: device != path and answers(device))
+    return path
+
+
+def test_a_disk_that_hangs_is_named_and_does_not_hide_another(host, silent):
+    with pytest.raises(DiskSilent, match=silent):
+        container.find_recorded(RECORD, silent)
+    with pytest.raises(DiskSilent, match=silent):
+        container.find_identified(headers.SR, [silent])
+    device = host.container().device
+    assert container.find_recorded(RECORD, silent).device == device
+    assert [found.device for found in container.find_identified(headers.SR, [silent])] == [device]
 
 
 # Finding what says that it belongs to an SR

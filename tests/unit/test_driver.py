@@ -625,7 +625,7 @@ def test_without_a_device_the_storage_managers_own_error_is_raised(lab, monkeypa
 def test_undo_takes_back_the_newest_first(lab):
     done = []
     with pytest.raises(KeyError):
-        with lab.driver._Undo() as undo:
+        with lab.driver._Undo(60) as undo:
             for number in range(3):
                 undo.add(lambda number=number: done.append(number))
             raise KeyError()
@@ -639,7 +639,7 @@ def test_a_step_that_cannot_be_undone_is_logged_and_hides_neither_the_rest_nor_t
         raise ValueError("second failure")
 
     with pytest.raises(KeyError, match="first"):
-        with lab.driver._Undo() as undo:
+        with lab.driver._Undo(60) as undo:
             undo.add(lambda: done.append("rest"))
             undo.add(fails)
             raise KeyError("first")
@@ -648,7 +648,7 @@ def test_a_step_that_cannot_be_undone_is_logged_and_hides_neither_the_rest_nor_t
 
 
 def test_nothing_is_undone_after_forget(lab):
-    with lab.driver._Undo() as undo:
+    with lab.driver._Undo(60) as undo:
         undo.add(lambda: pytest.fail("undone"))
         undo.forget()
 

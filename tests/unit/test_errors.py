@@ -28,7 +28,7 @@ ARGUMENTS = {
     "luks_uuid": "LUKS-UUID", "created": "yesterday", "slots": [1, 3],
     "alert": "LUKS-W099", "known": ["LUKS-W001", "LUKS-W002"],
     "verb": "rebind", "problem": "needs the argument slot",
-    "vdis": ["VDI-1", "VDI-2"], "container": 1 << 30, "disk": 1 << 29,
+    "vdis": ["VDI-1", "VDI-2"], "printed": "garbage", "container": 1 << 30, "disk": 1 << 29,
 }
 
 # What an error must name so that an administrator knows where to look.
@@ -65,7 +65,8 @@ def test_codes_are_stable():
         "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259,
         "NotAdoptable": 6270, "SrNotAdoptable": 6271, "AdoptionUnfinished": 6272,
         "SrNotEmpty": 6273,
-        "NotPlugged": 6275, "DiskShrank": 6276,
+        "NotPlugged": 6275, "DiskShrank": 6276, "DiskSilent": 6292, "MemoryShort": 6293,
+        "TimeOver": 6294, "ToolBroken": 6295,
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
         "ReencryptionStuck": 6283,
         "ArgumentInvalid": 6285, "VerbUnknown": 6286, "NoSuchKey": 6287, "SrUnknown": 6288}

@@ -12,7 +12,8 @@ import pytest
 
 from conftest import wait_until_gone
 from luksext import run
-from luksext.errors import CommandFailed, CommandTimeout, LuksError, ToolMissing, Unsupported
+from luksext.errors import (CommandFailed, CommandTimeout, LuksError, TimeOver, ToolMissing,
+                            Unsupported)
 
 SECRET = b"correct horse battery staple"
 
@@ -292,3 +293,52 @@ def test_a_private_folder_that_others_prepared_is_refused(programs, prepare):
     with pytest.raises(Unsupported, match="is not a directory that belongs to this user alone"):
         run.run(["tool"])
     assert programs.calls("tool") == []
+
+
+# The time of a whole
+
+
+def test_programs_share_the_time_of_a_whole(programs):
+    programs.add("slow", "exec $helpers/sleep 60")
+    began = time.monotonic()
+    with run.within(0.6):
+        with pytest.raises(CommandTimeout, match=r"0\.\d+ seconds"):
+            run.run(["slow"])
+        with pytest.raises(TimeOver, match=r"0\.6 seconds were over before `slow`"):
+            run.run(["slow"])
+    assert time.monotonic() - began < 5
+    assert len(programs.calls("slow")) == 1
+
+
+def test_a_program_has_no_more_than_its_own_deadline_in_it(programs):
+    programs.add("slow", "exec $helpers/sleep 60")
+    with run.within(60):
+        with pytest.raises(CommandTimeout, match=r"0\.2 seconds"):
+            run.run(["slow"], deadline=0.2)
+
+
+@pytest.mark.parametrize("outer, inner", [(100, 7), (7, 100)])
+def test_the_shorter_of_two_counts(outer, inner):
+    with run.within(outer):
+        with run.within(inner):
+            assert 6 < run.time_for("it", 1000) <= 7
+        assert run.time_for("it", 1000) > outer - 1
+    assert run.time_for("it", 1000) == 1000
+
+
+def test_cleaning_up_has_some_more_once_for_all(monkeypatch):
+    monkeypatch.setattr(run, "OVERTIME", 10)
+    with run.within(-1):
+        for _ in range(2):
+            with run.overtime():
+                assert 8 < run.time_for("it", 1000) <= 9
+        with pytest.raises(TimeOver):
+            run.time_for("it", 1000)
+    with run.overtime():
+        assert run.time_for("it", 1000) == 1000
+
+
+def test_arguments_that_no_program_can_have_are_an_error(programs):
+    programs.add("tool")
+    with pytest.raises(CommandFailed, match="null byte"):
+        run.run(["tool", "a\0b"])

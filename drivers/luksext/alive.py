@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Does a disk answer?
+
+Whoever reads a disk that hangs waits in the kernel until that gives it up: minutes with most
+controllers, for ever with some. XAPI would wait as long, with a lock that every other SR of the
+host needs. So another process reads the header first, and is left behind where it does not end.
+"""
+import contextlib
+import os
+import signal
+import time
+from typing import Set
+
+from luksext import header
+from luksext.errors import DiskSilent
+from luksext.run import log, time_for
+
+# Seconds. A disk that was put to sleep needs ten to start.
+DEADLINE = 20
+
+_LONGEST_PAUSE = 0.1
+
+# This process, which is there for one command, does not wait for the same disk twice.
+_silent: Set[str] = set()
+
+
+def check(device: str) -> None:
+    """Raises DiskSilent where `device`, which exists, does not answer. Raises TimeOver."""
+    if not answers(device):
+        raise DiskSilent(device, DEADLINE)
+
+
+def answers(device: str) -> bool:
+    """Whether the header of `device`, or what is in its place, was read in time. Raises TimeOver.
+
+    Afterwards it is in the kernel's cache only while something holds the disk open; what is left to
+    chance is a disk that begins to hang at this moment.
+    """
+    name = os.path.realpath(device)
+    if name in _silent:
+        return False
+    if _ends(_start_reader(device), time_for("reading " + device, DEADLINE)):
+        return True
+    log.error("%s does not answer", device)
+    _silent.add(name)
+    return False
+
+
+def _start_reader(device: str) -> int:
+    reader = os.fork()
+    if reader == 0:
+        try:
+            _let_go_of_files()
+            header.find(device)
+        finally:
+            os._exit(0)
+    return reader
+
+
+def _let_go_of_files() -> None:
+    """A process that is left behind must keep no lock and no pipe of ours."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+
+
+def _ends(process: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    pause = 0.001
+    while os.waitpid(process, os.WNOHANG)[0] == 0:
+        if time.monotonic() > end:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return True

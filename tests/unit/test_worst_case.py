@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""How long XAPI waits at worst, with a lock that every SR of the host needs.
+
+Whatever hangs, however many disks and bindings there are: each call has one time for all of it.
+"""
+import os
+import re
+import time
+
+import pytest
+
+import headers
+from luksext import alive, header, run
+from test_driver import SR, created, driver, failure, lab  # noqa: F401  fixtures
+
+HANGS = "exec $helpers/sleep 600"
+
+RELIABILITY = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "reliability.md")
+
+# Seconds that starting some Python and shell may take besides.
+SLACK = 4
+
+
+@pytest.fixture
+def seconds():
+    """How long it is since the test began."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began
+
+
+@pytest.fixture
+def tang_hangs(lab, monkeypatch):  # noqa: F811
+    """An SR of three disks, with four bindings each, whose servers do not answer."""
+    made, disks = created(lab, 3)
+    for disk in disks:
+        found = header.read(disk)
+        with open(disk, "r+b") as file:
+            file.write(headers.luks2(headers.metadata(
+                slots=range(4), tokens={str(slot): headers.binding_token(slot)
+                                        for slot in range(4)}),
+                uuid=found.uuid, label=found.label, subsystem=found.subsystem))
+    lab.programs.add("clevis", HANGS)
+    monkeypatch.setattr(lab.driver, "UNLOCK_SECONDS", 1)
+    return made
+
+
+def test_a_plug_that_cannot_unlock_ends(lab, tang_hangs, seconds):  # noqa: F811
+    text = failure(lab, tang_hangs.attach, SR)
+    assert seconds() < 1 + SLACK
+    assert "did not end within" in text
+    assert "1 seconds were over" in text
+    assert lab.open_mappings() == []
+
+
+def test_all_disks_share_the_time(lab, monkeypatch, seconds):  # noqa: F811
+    made, _ = created(lab, 3)
+    lab.programs.add("clevis", "$helpers/sleep 0.7; printf key")
+    monkeypatch.setattr(lab.driver, "UNLOCK_SECONDS", 1)
+    failure(lab, made.attach, SR)
+    assert seconds() < 1 + SLACK
+    assert lab.open_mappings() == []
+
+
+def test_what_was_opened_is_closed_in_a_time_of_its_own(lab, monkeypatch, seconds):  # noqa: F811
+    made, _ = created(lab, 2)
+    lab.programs.add("clevis", "[ -e {0} ] && {1}; : >{0}; printf key".format(
+        lab.programs.folder / "asked", HANGS))
+    monkeypatch.setattr(lab.driver, "UNLOCK_SECONDS", 2)
+    failure(lab, made.attach, SR)
+    assert lab.open_mappings() == []
+
+
+def test_a_plug_that_unlocked_ends_whatever_is_done_besides(
+        lab, monkeypatch, seconds):  # noqa: F811
+    made, _ = created(lab)
+    monkeypatch.setattr(lab.driver, "UPKEEP_SECONDS", 1)
+
+    def hang(*_):
+        run.run(["hangs"])
+
+    lab.programs.add("hangs", HANGS)
+    upkeep = lab.driver._upkeep()
+    monkeypatch.setattr(upkeep.started, "note", hang)
+    monkeypatch.setattr(upkeep.reencrypt, "resume", hang)
+    monkeypatch.setattr(upkeep.bindings, "end_suspend", hang)
+    made.attach(SR)
+    assert seconds() < 1 + SLACK
+    assert lab.mounted
+
+
+def test_a_probe_ends(lab, monkeypatch, seconds):  # noqa: F811
+    disk = lab.disk("sdb", headers.luks1())
+    for name in ("luksmeta", "cryptsetup"):
+        lab.programs.add(name, HANGS)
+    monkeypatch.setattr(lab.driver, "PROBE_SECONDS", 1)
+    assert "did not end" in failure(lab, lab.sr(uuid="", device=disk).probe)
+    assert seconds() < 1 + SLACK
+
+
+def test_disks_that_hang_are_passed_over_and_an_own_one_is_named(
+        lab, monkeypatch, seconds):  # noqa: F811
+    monkeypatch.setattr(alive, "DEADLINE", 0.3)
+    made, disks = created(lab)
+    os.unlink(disks[0])
+    os.mkfifo(disks[0])
+    text = failure(lab, made.attach, SR)
+    assert disks[0] + " does not answer" in text
+    assert seconds() < SLACK
+
+
+def test_an_unplug_ends(lab, monkeypatch, seconds):  # noqa: F811
+    made, _ = created(lab)
+    made.attach(SR)
+    lab.programs.add("cryptsetup", HANGS)
+    monkeypatch.setattr(lab.driver, "CLOSE_SECONDS", 1)
+    assert "cryptsetup close" in failure(lab, made.detach, SR)
+    assert seconds() < 1 + SLACK
+
+
+def test_the_times_are_those_of_the_documentation(driver):  # noqa: F811
+    with open(RELIABILITY, encoding="utf-8") as file:
+        rows = dict(re.findall(r"^\| `(sr_\w+)` \| (\d+) s \|", file.read(), re.MULTILINE))
+    plugged = driver.UNLOCK_SECONDS + driver.UPKEEP_SECONDS + run.OVERTIME
+    refused = driver.UNLOCK_SECONDS + run.OVERTIME + driver.CLOSE_SECONDS
+    assert {name: int(seconds) for name, seconds in rows.items()} == {
+        "sr_attach": max(plugged, refused),
+        "sr_detach": driver.STOP_SECONDS + driver.CLOSE_SECONDS,
+        "sr_probe": driver.PROBE_SECONDS}
