@@ -8,7 +8,8 @@ import json
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from luksext.errors import CommandFailed, HeaderFull, KeyRefused, Unsupported
+from luksext.errors import (CommandFailed, HeaderFull, KeyRefused, MemoryShort, ToolBroken,
+                            Unsupported)
 from luksext.run import run, secret_pipe, spawn
 
 # 16 MiB for both versions, in sectors of 512 bytes: what current cryptsetup gives LUKS2. LUKS1 has
@@ -22,6 +23,9 @@ TOKENS_SINCE = (2, 0, 4)
 _WRONG_KEY = 2
 _NO_DEVICE = 4
 _BUSY = 5
+
+# It said so itself, or the kernel killed it to get memory (SIGKILL, as Python tells it).
+_NO_MEMORY = (3, -9)
 
 # A random key of 256 bits needs no stretching: the least that cryptsetup accepts.
 _RANDOM_KEY_PBKDF = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
@@ -61,10 +65,12 @@ class Format(NamedTuple):
 
 
 def version() -> Tuple[int, ...]:
-    """The version of cryptsetup as numbers, for example (2, 0, 3)."""
+    """The version of cryptsetup as numbers, for example (2, 0, 3). Raises ToolBroken."""
     output = run(["cryptsetup", "--version"]).stdout.decode("ascii", "replace")
     match = re.search(r"(\d+)\.(\d+)\.(\d+)", output)
-    return tuple(int(part) for part in match.groups()) if match else (0, 0, 0)
+    if match is None:
+        raise ToolBroken("cryptsetup --version", output)
+    return tuple(int(part) for part in match.groups())
 
 
 def luks_format(device: str, wanted: Format, slot: int, key: bytes) -> None:
@@ -88,31 +94,42 @@ def add_passphrase(device: str, luks_version: int, slot: int, key: bytes,
 
 def _add_key(device: str, slot: int, key: bytes, new: bytes, pbkdf: List[str]) -> None:
     with secret_pipe(new) as pipe:
-        run(["cryptsetup", "luksAddKey", "--batch-mode", "--key-slot", str(slot),
-             "--key-file", "-", *pbkdf, device, pipe.path],
-            stdin=key, pipes=[pipe], deadline=_FORMAT_DEADLINE)
+        status = run(["cryptsetup", "luksAddKey", "--batch-mode", "--key-slot", str(slot),
+                      "--key-file", "-", *pbkdf, device, pipe.path], stdin=key, pipes=[pipe],
+                     deadline=_FORMAT_DEADLINE, accept=(0, *_NO_MEMORY)).status
+    if status in _NO_MEMORY:
+        raise MemoryShort(device)
 
 
 def open_device(device: str, name: str, slot: Optional[int], key: bytes, discard: bool) -> None:
-    """Opens `device` as /dev/mapper/`name` with the `key` of `slot`. Raises KeyRefused.
+    """Opens `device` as /dev/mapper/`name` with the `key` of `slot`. Raises KeyRefused,
+    MemoryShort.
 
     slot: None for a container in re-encryption, where cryptsetup wants no slot to be named: it
     needs one for each volume key.
     """
     options = ["--allow-discards"] if discard else []
-    if not _open(slot, key, [*options, device, name]):
+    if not _open(device, slot, key, *options, name=[name]):
         raise KeyRefused(device, slot)
 
 
 def opens(device: str, slot: Optional[int], key: bytes) -> bool:
-    """Whether `key` opens `slot` of `device`, without opening the volume. slot: as above."""
-    return _open(slot, key, ["--test-passphrase", device])
+    """Whether `key` opens `slot` of `device`, without opening the volume. slot: as above.
+
+    Raises MemoryShort.
+    """
+    return _open(device, slot, key, "--test-passphrase")
 
 
-def _open(slot: Optional[int], key: bytes, words: List[str]) -> bool:
+def _open(device: str, slot: Optional[int], key: bytes, *options: str,
+          name: Sequence[str] = ()) -> bool:
     named = [] if slot is None else ["--key-slot", str(slot)]
-    return run(["cryptsetup", "open", "--type", "luks", *named, "--key-file", "-", *words],
-               stdin=key, deadline=_UNLOCK_DEADLINE, accept=(0, _WRONG_KEY)).status == 0
+    status = run(["cryptsetup", "open", "--type", "luks", *named, "--key-file", "-", *options,
+                  device, *name], stdin=key, deadline=_UNLOCK_DEADLINE,
+                 accept=(0, _WRONG_KEY, *_NO_MEMORY)).status
+    if status in _NO_MEMORY:
+        raise MemoryShort(device)
+    return status == 0
 
 
 def add_key(device: str, slot: int, key: bytes, new: bytes) -> None:

@@ -11,10 +11,10 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 from luksext import clevis, cryptsetup
 from luksext.clevis import Pin
 from luksext.container import LuksContainer, add_recovery_key
-from luksext.errors import (KeyRefused, LastWayIn, LuksError, NameRefused, ToolMissing,
+from luksext.errors import (KeyRefused, LastWayIn, LuksError, MemoryShort, NameRefused, ToolMissing,
                             UnlockRefused, WrongRecoveryKey, WrongSlot)
 from luksext.generation import Note, recovery_note
-from luksext.run import log
+from luksext.run import log, overtime
 
 # In the order in which a typed key is tried on them.
 ROLES = ("recovery", "unknown", "binding", "suspend")
@@ -126,11 +126,16 @@ def is_proven(container: LuksContainer, slot: int) -> bool:
 
 
 def test(container: LuksContainer, passphrase: bytes) -> Slot:
-    """The keyslot that `passphrase` opens. Raises WrongRecoveryKey."""
+    """The keyslot that `passphrase` opens. Raises WrongRecoveryKey; MemoryShort where there is too
+    little for one of the keyslots that might have been it."""
+    refusal: LuksError = WrongRecoveryKey(container.device)
     for slot in sorted(slots(container), key=lambda slot: ROLES.index(slot.role)):
-        if container.opened_by(slot.number, passphrase):
-            return slot
-    raise WrongRecoveryKey(container.device)
+        try:
+            if container.opened_by(slot.number, passphrase):
+                return slot
+        except MemoryShort as error:
+            refusal = error
+    raise refusal
 
 
 def add_recovery(container: LuksContainer, way: Way, name: str, key: bytes,
@@ -232,7 +237,8 @@ def taken_back_on_failure(container: LuksContainer, slot: int) -> Iterator[None]
         yield
     except BaseException:
         try:
-            take_back(container, slot)
+            with overtime():
+                take_back(container, slot)
         except LuksError as error:
             log.error("cannot clean up: %s", error)
         raise

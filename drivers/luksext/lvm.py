@@ -7,7 +7,7 @@ SR has several disks.
 import re
 from typing import List, NamedTuple, Optional
 
-from luksext.errors import CommandFailed
+from luksext.errors import CommandFailed, ToolBroken
 from luksext.run import run
 
 GROUP_PREFIX = "XSLocalEXT-"
@@ -56,19 +56,20 @@ def sr_of(group: str) -> Optional[str]:
 
 
 def physical_volumes(group: str) -> List[PhysicalVolume]:
-    """The disks of `group`; one that is missing has the path `[unknown]`."""
+    """The disks of `group`; one that is missing has the path `[unknown]`. Raises ToolBroken."""
     lines = _report("vgs", "pv_name,pv_pe_count,pv_pe_alloc_count", group)
-    return [PhysicalVolume(path, int(count), int(count) - int(allocated))
+    return [PhysicalVolume(path, _number(count), _number(count) - _number(allocated))
             for path, count, allocated in lines]
 
 
 def volume(group: str, name: str) -> Volume:
-    """The logical volume `name` of `group`. One that was extended has several segments."""
+    """The logical volume `name` of `group`. One that was extended has several segments.
+    Raises ToolBroken."""
     lines = _report("lvs", "lv_path,lv_kernel_major,lv_kernel_minor,lv_size,stripes",
                     "{}/{}".format(group, name), "--segments")
     path, major, minor, size = lines[0][:4]
-    return Volume(path, "{}:{}".format(major, minor), int(size),
-                  max(int(line[4]) for line in lines))
+    return Volume(path, "{}:{}".format(major, minor), _number(size),
+                  max(_number(line[4]) for line in lines))
 
 
 def resize_physical_volume(device: str) -> None:
@@ -81,7 +82,16 @@ def extend(path: str, extents: int) -> None:
     run(["lvextend", *_WRITABLE, "-l", "+{}".format(extents), path], deadline=_DEADLINE)
 
 
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise ToolBroken("lvm", text)
+    return int(text)
+
+
 def _report(command: str, fields: str, subject: str, *options: str) -> List[List[str]]:
     output = run([command, "--noheadings", "--nosuffix", "--units", "b", "--separator", "|",
                   "-o", fields, *options, subject]).stdout.decode("utf-8", "replace")
-    return [line.strip().split("|") for line in output.splitlines() if line.strip()]
+    lines = [line.strip().split("|") for line in output.splitlines() if line.strip()]
+    if not lines or any(len(line) != fields.count(",") + 1 for line in lines):
+        raise ToolBroken("{} {}".format(command, subject), output)
+    return lines

@@ -8,7 +8,8 @@ import headers
 from conftest import wait_until_gone
 from luksext import cryptsetup
 from luksext.cryptsetup import Format
-from luksext.errors import CommandFailed, HeaderFull, KeyRefused, Unsupported
+from luksext.errors import (CommandFailed, HeaderFull, KeyRefused, MemoryShort, ToolBroken,
+                            Unsupported)
 
 KEY = b"a-random-key"
 PASSPHRASE = b"correct horse battery staple"
@@ -23,12 +24,28 @@ def option(argv, name):
 @pytest.mark.parametrize("output, version", [
     ("cryptsetup 2.0.3", (2, 0, 3)),
     ("cryptsetup 2.6.1 flags: UDEV BLKID KEYRING KERNEL_CAPI", (2, 6, 1)),
-    ("cryptsetup 2.8.0-rc1", (2, 8, 0)), ("cryptsetup 2.10.12", (2, 10, 12)),
-    ("something else", (0, 0, 0))])
+    ("cryptsetup 2.8.0-rc1", (2, 8, 0)), ("cryptsetup 2.10.12", (2, 10, 12))])
 def test_the_version_is_told_as_numbers(programs, output, version):
     programs.add("cryptsetup", "echo '{}'".format(output))
     assert cryptsetup.version() == version
     assert programs.calls("cryptsetup") == [["cryptsetup", "--version"]]
+
+
+@pytest.mark.parametrize("script", ["", "echo something else", "printf '\\377\\0'"])
+def test_without_a_version_nothing_is_guessed(programs, script):
+    programs.add("cryptsetup", script)
+    with pytest.raises(ToolBroken, match="cryptsetup --version"):
+        cryptsetup.version()
+
+
+@pytest.mark.parametrize("status", ["exit 3", "kill -9 $$"])
+def test_too_little_memory_is_not_said_to_be_a_wrong_key(programs, status):
+    programs.add("cryptsetup", status)
+    for attempt in (lambda: cryptsetup.opens("/dev/sdb", 1, KEY),
+                    lambda: cryptsetup.open_device("/dev/sdb", "luks-x", 1, KEY, False),
+                    lambda: cryptsetup.add_passphrase("/dev/sdb", 2, 1, KEY, b"passphrase")):
+        with pytest.raises(MemoryShort, match="/dev/sdb"):
+            attempt()
 
 
 @pytest.mark.parametrize("version", [1, 2])

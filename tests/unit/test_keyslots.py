@@ -5,9 +5,9 @@ import json
 import pytest
 
 from fake_luks import every_cut
-from luksext import keys, keyslots
-from luksext.errors import (CommandFailed, HeaderFull, LastWayIn, LuksError, NameRefused,
-                            TpmRefuses, WrongRecoveryKey, WrongSlot)
+from luksext import cryptsetup, keys, keyslots
+from luksext.errors import (CommandFailed, HeaderFull, LastWayIn, LuksError, MemoryShort,
+                            NameRefused, TpmRefuses, WrongRecoveryKey, WrongSlot)
 from luksext.keyslots import Way
 
 KEY = b"F725-R90E-MNG2-2CFE-5G3A-3K1B-P7MW"
@@ -107,6 +107,22 @@ def test_a_wrong_recovery_key_is_refused_and_not_repeated(bound):
     with pytest.raises(WrongRecoveryKey, match="sdb") as refusal:
         keyslots.way_in(bound.container(), TYPED)
     assert TYPED.decode() not in str(refusal.value)
+
+
+def test_a_key_that_needs_no_memory_is_found_where_another_has_too_little(bound, monkeypatch):
+    add(bound, "passphrase", TYPED)
+    number = add(bound, "safe")
+    opens = cryptsetup.opens
+
+    def short(device, slot, key):
+        if bound.keys[slot] == TYPED:
+            raise MemoryShort(device)
+        return opens(device, slot, key)
+
+    monkeypatch.setattr(cryptsetup, "opens", short)
+    assert keyslots.test(bound.container(), KEY).number == number
+    with pytest.raises(MemoryShort, match="sdb"):
+        keyslots.test(bound.container(), TYPED)
 
 
 def test_a_typed_key_is_tried_on_recovery_keys_first(bound):

@@ -4,7 +4,7 @@ import pytest
 
 import headers
 from luksext import ext4, lvm
-from luksext.errors import CommandFailed
+from luksext.errors import CommandFailed, ToolBroken
 
 GROUP = "XSLocalEXT-" + headers.SR
 
@@ -34,6 +34,16 @@ def test_the_disks_of_a_group_with_what_is_free_on_each(programs):
 def test_an_extended_volume_is_striped_as_its_widest_segment(programs):
     programs.add("lvs", "for n in 1 2; do echo \"  /dev/vg/lv|254|3|251658240|$n\"; done")
     assert lvm.volume(GROUP, headers.SR) == lvm.Volume("/dev/vg/lv", "254:3", 251658240, 2)
+
+
+@pytest.mark.parametrize("printed", ["", "garbage", "  a|b|c", "  /dev/vg/lv|254|3|much|1"])
+def test_a_report_that_cannot_be_understood_is_an_error(programs, printed):
+    for name in ("vgs", "lvs"):
+        programs.add(name, "echo '{}'".format(printed))
+    with pytest.raises(ToolBroken, match="printed"):
+        lvm.physical_volumes(GROUP)
+    with pytest.raises(ToolBroken, match="printed"):
+        lvm.volume(GROUP, headers.SR)
 
 
 def test_changes_are_written_whatever_the_hosts_lvm_conf_says(programs):
