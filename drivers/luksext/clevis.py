@@ -54,6 +54,8 @@ def _require_tools_of(leaf: Pin) -> None:
     require("clevis", "jose")
     if leaf.name == "tpm2" and shutil.which("clevis-pin-tpm2", path=PATH) is None:
         require("tpm2_createprimary", "tpm2_load", "tpm2_unseal")
+    if leaf.name == "tang":
+        require("curl")
 
 
 def new_key() -> bytes:

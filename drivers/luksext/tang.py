@@ -3,18 +3,21 @@
 import base64
 import hashlib
 import json
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
-from luksext.errors import CommandFailed, OptionInvalid, TangRefuses, TangUnreachable
+from luksext.errors import (CommandFailed, CommandTimeout, OptionInvalid, TangRefuses,
+                            TangUnreachable)
 from luksext.run import run, secret_pipe
 
-# Seconds.
-_DEADLINE = 5
+# Seconds for an answer.
+_SECONDS = 5
 
 # Bytes; an advertisement has a few KiB.
 _LARGEST = 1 << 20
 
-_NOT_FOUND = 404
+# As curl prints them behind the content.
+_OK, _NOT_FOUND = b"200", b"404"
+_STATUS_DIGITS = 3
 
 # What of an EC key its thumbprint is made of (RFC 7638, section 3.2).
 _THUMBED = ("crv", "kty", "x", "y")
@@ -23,7 +26,7 @@ _THUMBED = ("crv", "kty", "x", "y")
 def check(url: str) -> None:
     """Raises TangUnreachable where the server does not answer as one."""
     if _get(url, "/adv") is None:
-        raise TangUnreachable(url, "it answers with HTTP status {}".format(_NOT_FOUND))
+        raise _unexpected(url, _NOT_FOUND)
 
 
 def advertised(url: str, known: Any) -> Dict[str, Any]:
@@ -46,22 +49,30 @@ def advertised(url: str, known: Any) -> Dict[str, Any]:
             raise TangRefuses(url) from None
 
 
-def _get(url: str, path: str) -> Any:
-    """The bytes that the server has at `path`, None where it has nothing there."""
-    # Imported here because every VDI operation loads this module, and few ask a server.
-    import http.client
-    import urllib.error
-    import urllib.request
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _get(url: str, path: str) -> Optional[bytes]:
+    """The bytes that the server has at `path`, None where it has nothing there.
+
+    Asked by curl, as clevis asks: it ends in time, whatever a name server or the server do. The URL
+    may come from a header that anybody wrote: it is no option, and leads to no file.
+    """
     try:
-        with opener.open(url + path, timeout=_DEADLINE) as answer:
-            return answer.read(_LARGEST)
-    except urllib.error.HTTPError as error:
-        if error.code == _NOT_FOUND:
-            return None
-        raise TangUnreachable(url, "it answers with HTTP status {}".format(error.code)) from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise TangUnreachable(url, str(getattr(error, "reason", error))) from error
+        answer = run(["curl", "--silent", "--show-error", "--globoff", "--noproxy", "*",
+                      "--max-time", str(_SECONDS), "--max-filesize", str(_LARGEST),
+                      "--write-out", "%{http_code}", "--proto", "=http,https",
+                      "--url", url + path], deadline=2 * _SECONDS)
+    except (CommandFailed, CommandTimeout) as error:
+        raise TangUnreachable(url, error.sentence.rstrip(".")) from error
+    content, status = answer.stdout[:-_STATUS_DIGITS], answer.stdout[-_STATUS_DIGITS:]
+    if status == _NOT_FOUND:
+        return None
+    if status != _OK:
+        raise _unexpected(url, status)
+    return content
+
+
+def _unexpected(url: str, status: bytes) -> TangUnreachable:
+    return TangUnreachable(
+        url, "it answers with HTTP status {}".format(status.decode("ascii", "replace")))
 
 
 def _signing_key(url: str, known: Any) -> Dict[str, Any]:

@@ -125,13 +125,19 @@ def test_a_pin_that_clevis_has_not_is_refused_with_those_it_has(programs):
 
 
 def test_every_pin_of_a_shared_secret_must_be_installed(programs):
-    install(programs, "clevis", "jose", "clevis-encrypt-tang")
+    install(programs, "clevis", "jose", "curl", "clevis-encrypt-tang")
     shared = Pin("sss", {"t": 1, "pins": {"tang": [{}, {}], "sss": {"t": 1, "pins": {"nbde": {}}}}})
     with pytest.raises(OptionInvalid, match="pin=sss"):
         clevis.check_tools(shared)
     programs.add("clevis-encrypt-sss")
     with pytest.raises(OptionInvalid, match="pin=nbde"):
         clevis.check_tools(shared)
+
+
+def test_the_tang_pin_needs_curl(programs):
+    install(programs, "clevis", "jose", "clevis-encrypt-tang")
+    with pytest.raises(ToolMissing, match="program curl"):
+        clevis.check_tools(Pin("tang", {}))
 
 
 def test_without_clevis_nothing_else_is_looked_for(programs):
@@ -166,6 +172,7 @@ def test_sealing_without_tpm_says_so(programs, no_tpm):
 
 def test_sealing_to_several_pins_names_the_one_that_fails(programs, tpm_works):
     programs.add("clevis", "exit 1")
+    programs.link("curl")
     shared = Pin("sss", {"t": 2, "pins": {"tpm2": {}, "tang": {"url": NOBODY}}})
     with pytest.raises(TangUnreachable, match=NOBODY):
         clevis.seal(shared, KEY)
@@ -204,6 +211,7 @@ def refusal(sealed):
 @pytest.fixture
 def clevis_fails(programs):
     programs.add("clevis", "$helpers/cat $log.stdin; echo 'it said' no. >&2; exit 1")
+    programs.link("curl")
     for name in ("jose", "tpm2_createprimary", "tpm2_load", "tpm2_unseal"):
         programs.add(name)
     return programs
@@ -253,7 +261,8 @@ def test_a_tang_server_that_fails_is_told_with_its_status(clevis_fails, tang):
     assert "HTTP status 500" in str(failing)
 
 
-@pytest.mark.parametrize("url", [NOBODY, "http://nowhere.invalid", "", "no url", "http://[", None])
+@pytest.mark.parametrize("url", [NOBODY, "http://nowhere.invalid", "", "no url", "http://[", None, "http://a\0b",
+                                 "file:///etc/passwd", "--output=/tmp/luksext-curl"])
 def test_a_tang_server_that_cannot_be_asked_is_unreachable(clevis_fails, url):
     assert isinstance(refusal(jwe("tang", {"url": url})), TangUnreachable)
 

@@ -18,7 +18,7 @@ THUMBPRINT = "IG99DHytXUlHNcOTAh1PeYWY__3YMVkKKJwRK2jsM40"
 
 
 @pytest.fixture
-def server():
+def server(programs):
     """A server with one page for each path in `pages`: a status, or what it has there."""
     pages = {}
 
@@ -33,6 +33,7 @@ def server():
         def log_message(self, *args):
             pass
 
+    programs.link("curl")
     running = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     running.pages = pages
