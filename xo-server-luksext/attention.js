@@ -46,7 +46,9 @@ function oldProof(device, { slot, proof }, staleHours, now) {
     return [{ code: '', text: `${binding} was never proved` }]
   }
   const hours = Math.floor((now - Date.parse(proof.at)) / HOUR)
-  return hours < staleHours ? [] : [{ code: '', text: `the last proof of ${binding} is ${hours} hours old` }]
+  return hours < staleHours
+    ? []
+    : [{ code: '', text: `the last proof of ${binding} is ${hours} hours old` }]
 }
 
 exports.ALERTS = ALERTS

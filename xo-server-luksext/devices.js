@@ -14,7 +14,10 @@ const used = device => Boolean(device.mountpoint) || (device.children ?? []).len
  */
 function freeDisks(blockdevices) {
   return blockdevices
-    .filter(device => device.type === 'disk' && device.ro === '0' && Number(device.size) > 0 && !used(device))
+    .filter(
+      device =>
+        device.type === 'disk' && device.ro === '0' && Number(device.size) > 0 && !used(device)
+    )
     .map(device => ({ path: `/dev/${device.kname}`, size: Number(device.size) }))
 }
 

@@ -21,7 +21,8 @@ class XapiFailure extends Error {
 
 const SENTENCES = {
   HOST_OFFLINE: () => 'The host is offline.',
-  SR_UNKNOWN_DRIVER: () => 'XAPI knows no SR type luksext: install the package luksext on every host of the pool.',
+  SR_UNKNOWN_DRIVER: () =>
+    'XAPI knows no SR type luksext: install the package luksext on every host of the pool.',
   UND_ERR_HEADERS_TIMEOUT: () =>
     'XO stopped waiting after five minutes. The host goes on: look at its list of SRs before you try again.',
   XENAPI_MISSING_PLUGIN: plugin => `The host has no plugin ${plugin}: install the package on it.`,
@@ -39,7 +40,11 @@ function failureOf(error) {
     return new XapiFailure(code, params, `${sentence} (${code})`)
   }
   const sentence = SENTENCES[code]
-  return new XapiFailure(code, params, sentence ? sentence(...params) : `${code}(${params.join(', ')})`)
+  return new XapiFailure(
+    code,
+    params,
+    sentence ? sentence(...params) : `${code}(${params.join(', ')})`
+  )
 }
 
 exports.XapiFailure = XapiFailure

@@ -3,17 +3,22 @@
 
 /** The JSON-RPC methods, for administrators only: `xo-cli sr.createLuksExt …`. */
 
-const { VERBS } = require('./verbs')
+const { VERBS, dashed, fields } = require('./verbs')
 
-const text = { type: 'string', optional: true }
+const { flag, needed, text } = fields
 
 /** The methods as xo.addApiMethods takes them; `pools` does the work. */
 function methods(pools) {
-  const luksext = { status: admin(() => pools.status(), 'Encrypted SRs of all pools, and what needs attention') }
+  const luksext = {
+    status: admin(() => pools.status(), 'Encrypted SRs of all pools, and what needs attention'),
+  }
   for (const [name, { fields = {}, reveals }] of Object.entries(VERBS)) {
     if (!reveals) {
       const run = ({ sr, ...given }) => pools.run(name, sr, given)
-      luksext[name] = admin(run, `${name} an encrypted SR`, { sr: { type: 'string' }, ...fields })
+      luksext[name] = admin(run, `The verb ${dashed(name)} on an encrypted SR`, {
+        sr: needed(),
+        ...fields,
+      })
     }
   }
   return { sr: { createLuksExt: createLuksExt(pools) }, luksext }
@@ -22,17 +27,17 @@ function methods(pools) {
 function createLuksExt(pools) {
   const create = ({ device, ...given }) => pools.create({ ...given, devices: device.split(',') })
   return admin(create, 'Create an encrypted local SR. The devices are formatted', {
-    host: { type: 'string' },
-    nameLabel: { type: 'string' },
+    host: needed(),
+    nameLabel: needed(),
     nameDescription: { type: 'string', minLength: 0, optional: true },
-    device: { type: 'string' },
-    pin: text,
-    pinConfig: text,
-    luksVersion: text,
-    cipher: text,
-    keySize: text,
-    discard: { type: 'boolean', optional: true },
-    force: { type: 'boolean', optional: true },
+    device: needed(),
+    pin: text(),
+    pinConfig: text(),
+    luksVersion: text(),
+    cipher: text(),
+    keySize: text(),
+    discard: flag(),
+    force: flag(),
   })
 }
 

@@ -27,13 +27,21 @@ class Pools {
   hosts() {
     return this.#all('host')
       .filter(host => host.power_state === 'Running')
-      .map(host => ({ id: host.id, name: host.name_label, pool: this.#poolName(host), ready: this.#isReady(host) }))
+      .map(host => ({
+        id: host.id,
+        name: host.name_label,
+        pool: this.#poolName(host),
+        ready: this.#isReady(host),
+      }))
       .sort((a, b) => a.name.localeCompare(b.name))
   }
 
   /** The free disks of a host: path and size in bytes. */
   async devices(hostId) {
-    return freeDisks((await this.#callPlugin(this.#host(hostId), 'lsblk.py', 'list_block_devices', {})).blockdevices)
+    return freeDisks(
+      (await this.#callPlugin(this.#host(hostId), 'lsblk.py', 'list_block_devices', {}))
+        .blockdevices
+    )
   }
 
   /** Makes an encrypted SR. The devices are formatted. Returns its UUID, which is its id in XO. */
@@ -57,7 +65,9 @@ class Pools {
   /** All SRs of all hosts of the pools that have the driver, each with what needs attention. */
   async status() {
     const pools = this.#all('pool').filter(pool => this.#isReady(pool))
-    return Promise.all(pools.map(async pool => ({ id: pool.id, name: pool.name_label, ...(await this.#told(pool)) })))
+    return Promise.all(
+      pools.map(async pool => ({ id: pool.id, name: pool.name_label, ...(await this.#told(pool)) }))
+    )
   }
 
   async #told(pool) {
@@ -92,7 +102,9 @@ class Pools {
   async check(hostId, device) {
     const host = this.#host(hostId)
     if (!this.#isReady(host)) {
-      throw new Error(`The pool of ${host.name_label} has no SR type ${SR_TYPE}: install the package on every host.`)
+      throw new Error(
+        `The pool of ${host.name_label} has no SR type ${SR_TYPE}: install the package on every host.`
+      )
     }
     await this.#callPlugin(host, SR_TYPE, 'status', {})
     if (device && !(await this.devices(hostId)).some(({ path }) => path === device)) {
@@ -130,7 +142,9 @@ class Pools {
   async #callPlugin(host, plugin, fn, args) {
     // Not as a task of XAPI: a task keeps the result, which may be a recovery key.
     const xapi = this.#xo.getXapi(host)
-    return JSON.parse(await reading(() => xapi.call('host.call_plugin', host._xapiRef, plugin, fn, args)))
+    return JSON.parse(
+      await reading(() => xapi.call('host.call_plugin', host._xapiRef, plugin, fn, args))
+    )
   }
 }
 

@@ -7,38 +7,48 @@
  */
 
 const { XapiFailure } = require('./failure')
-const { VERBS, dashed } = require('./verbs')
+const { VERBS, dashed, fields } = require('./verbs')
+
+const { flag, needed, text } = fields
 
 const BASE = 'plugins/luksext'
 const tags = ['luksext']
-const id = { id: { type: 'string' } }
-const text = { type: 'string', optional: true }
-const flag = { type: 'boolean', optional: true }
+const id = { id: needed() }
 
 const CREATE = {
-  host: { type: 'string' },
-  nameLabel: { type: 'string' },
-  nameDescription: text,
+  host: needed(),
+  nameLabel: needed(),
+  nameDescription: text(),
   devices: { type: 'array', items: { type: 'string' }, example: ['/dev/sdb'] },
-  pin: text,
-  pinConfig: text,
-  luksVersion: text,
-  cipher: text,
-  keySize: text,
-  discard: flag,
-  force: flag,
+  pin: text(),
+  pinConfig: text(),
+  luksVersion: text(),
+  cipher: text(),
+  keySize: text(),
+  discard: flag(),
+  force: flag(),
 }
 
 /** The routes as xo.registerRestRoutes takes them; `pools` does the work. */
 function routes(pools) {
   return [
     get('status', 'Encrypted SRs of all pools, and what needs attention', () => pools.status()),
-    get('hosts', 'Running hosts, and whether an encrypted SR can be made there', () => pools.hosts()),
-    { ...get('hosts/{id}/devices', 'Free disks of a host', ({ params }) => pools.devices(params.id)), params: id },
+    get('hosts', 'Running hosts, and whether an encrypted SR can be made there', () =>
+      pools.hosts()
+    ),
+    {
+      ...get('hosts/{id}/devices', 'Free disks of a host', ({ params }) =>
+        pools.devices(params.id)
+      ),
+      params: id,
+    },
     post('srs', 'Create an encrypted local SR. The devices are formatted', CREATE, create(pools)),
-    ...Object.entries(VERBS).map(([name, { fields = {} }]) => ({
-      ...post(`srs/{id}/actions/${dashed(name)}`, `${name} an encrypted SR`, fields, ({ req }) =>
-        pools.run(name, req.params.id, req.body)
+    ...Object.entries(VERBS).map(([name, { fields: body = {} }]) => ({
+      ...post(
+        `srs/{id}/actions/${dashed(name)}`,
+        `The verb ${dashed(name)} on an encrypted SR`,
+        body,
+        ({ req }) => pools.run(name, req.params.id, req.body)
       ),
       params: id,
     })),
@@ -60,7 +70,11 @@ function get(endpoint, description, run) {
 }
 
 function post(endpoint, description, body, run) {
-  return { ...route('post', endpoint, description, fromOwnPage(run)), body, middlewares: [{ name: 'json' }] }
+  return {
+    ...route('post', endpoint, description, fromOwnPage(run)),
+    body,
+    middlewares: [{ name: 'json' }],
+  }
 }
 
 function route(method, endpoint, description, run) {

@@ -11,22 +11,28 @@
  * every JSON-RPC method, so such a verb is a REST route only.
  */
 
-const text = { type: 'string', optional: true }
-const flag = { type: 'boolean', optional: true }
-const needed = { type: 'string' }
+// Each field is an object of its own: XO changes them while it compiles a method's parameters.
+const text = () => ({ type: 'string', optional: true })
+const flag = () => ({ type: 'boolean', optional: true })
+const needed = () => ({ type: 'string' })
 
 const VERBS = {
   prove: {},
-  recoveryAdd: { fields: { name: text, escrowJwk: text, passphrase: text }, reveals: true },
-  recoveryRotate: { fields: { name: needed, newName: text, escrowJwk: text, passphrase: text }, reveals: true },
-  recoveryConfirm: { fields: { passphrase: needed } },
-  recoveryTest: { fields: { passphrase: needed } },
-  recoveryRevoke: { fields: { name: text, slot: text } },
-  unlock: { fields: { passphrase: needed } },
-  rebind: { fields: { slot: text, pin: text, pinConfig: text, passphrase: text, force: flag } },
-  bindingAdd: { fields: { pin: needed, pinConfig: text, passphrase: text } },
-  bindingRemove: { fields: { slot: needed, force: flag } },
-  suspend: { fields: { hours: text, passphrase: text } },
+  recoveryAdd: { fields: { name: text(), escrowJwk: text(), passphrase: text() }, reveals: true },
+  recoveryRotate: {
+    fields: { name: needed(), newName: text(), escrowJwk: text(), passphrase: text() },
+    reveals: true,
+  },
+  recoveryConfirm: { fields: { passphrase: needed() } },
+  recoveryTest: { fields: { passphrase: needed() } },
+  recoveryRevoke: { fields: { name: text(), slot: text() } },
+  unlock: { fields: { passphrase: needed() } },
+  rebind: {
+    fields: { slot: text(), pin: text(), pinConfig: text(), passphrase: text(), force: flag() },
+  },
+  bindingAdd: { fields: { pin: needed(), pinConfig: text(), passphrase: text() } },
+  bindingRemove: { fields: { slot: needed(), force: flag() } },
+  suspend: { fields: { hours: text(), passphrase: text() } },
   resume: {},
   headerBackup: {},
 }
@@ -45,3 +51,4 @@ exports.argumentsOf = given =>
   )
 
 exports.VERBS = VERBS
+exports.fields = { flag, needed, text }

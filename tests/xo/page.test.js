@@ -29,7 +29,10 @@ const FLAGS = [
 let browser, complaints, origin, page, requests, xapi, xo
 
 before(async () => {
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS })
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: FLAGS,
+  })
 })
 
 after(() => browser.close())
@@ -61,13 +64,24 @@ async function open({ user = 'admin', colorScheme = 'light', hash = '' } = {}) {
   requests = []
   // What the browser says of the page: scripts that fail, and what the site's policy forbids.
   page.on('pageerror', error => complaints.push(error.message))
-  page.on('console', message => /Content Security/.test(message.text()) && complaints.push(message.text()))
+  page.on(
+    'console',
+    message => /Content Security/.test(message.text()) && complaints.push(message.text())
+  )
   page.on('request', request => requests.push(request.url()))
   await page.goto(`${origin}/luksext/${hash}`)
 }
 
 const row = host => page.getByRole('row').filter({ hasText: host })
 const dialog = () => page.getByRole('dialog')
+
+/** Makes a recovery key for the SR that has none. */
+async function makeKey() {
+  await row('xcp-beta').getByRole('button', { name: 'Make a recovery key…' }).click()
+  await dialog().getByLabel('Name of the key').fill('paper')
+  await dialog().getByRole('button', { name: 'Make the key' }).click()
+  await dialog().getByText(RECOVERY_KEY).waitFor()
+}
 
 async function picture(name, options) {
   if (process.env.SCREENSHOTS !== undefined) {
@@ -114,6 +128,34 @@ describe('status', () => {
     assert.equal(await page.locator('img').count(), 0)
   })
 
+  it('renews the binding that failed, of several', async () => {
+    const status = poolStatus()
+    const [sr] = status.hosts[1].srs
+    sr.alerts = ['LUKS-W003']
+    const proof = {
+      ok: false,
+      code: 6234,
+      text: 'The TPM refuses.',
+      at: sr.disks[0].slots[0].proof.at,
+    }
+    sr.disks[0].slots.push({ slot: 3, role: 'binding', pin: 'tang', policy: [], proof })
+    xapi.answers = { 'pool-status': () => status }
+    await page.getByRole('button', { name: 'Refresh' }).click()
+    await row('xcp-beta').getByRole('button', { name: 'Renew the binding…' }).click()
+    await dialog().getByRole('button', { name: 'Renew' }).click()
+    await dialog().waitFor({ state: 'hidden' })
+    assert.deepEqual(xapi.calls.find(([, , , fn]) => fn === 'rebind')[4], {
+      slot: '3',
+      'sr-uuid': SR_BETA,
+    })
+  })
+
+  it('tells that the plugin is not loaded', async () => {
+    xo.routes = []
+    await page.getByRole('button', { name: 'Refresh' }).click()
+    await page.getByText('The plugin luksext is not loaded').waitFor()
+  })
+
   it('tells another user that it is for administrators', async () => {
     await open({ user: 'somebody' })
     await page.getByText('This page is for administrators').waitFor()
@@ -122,21 +164,17 @@ describe('status', () => {
   it('is readable in the dark', async () => {
     await open({ colorScheme: 'dark' })
     await row('xcp-beta').waitFor()
-    assert.equal(await page.evaluate(() => getComputedStyle(document.body).backgroundColor), 'rgb(20, 20, 30)')
+    assert.equal(
+      await page.evaluate(() => getComputedStyle(document.body).backgroundColor),
+      'rgb(20, 20, 30)'
+    )
     await picture('xo-status-dark')
   })
 })
 
 describe('recovery key', () => {
-  async function make() {
-    await row('xcp-beta').getByRole('button', { name: 'Make a recovery key…' }).click()
-    await dialog().getByLabel('Name of the key').fill('paper')
-    await dialog().getByRole('button', { name: 'Make the key' }).click()
-    await dialog().getByText(RECOVERY_KEY).waitFor()
-  }
-
   it('is shown once, and typed back', async () => {
-    await make()
+    await makeKey()
     await picture('xo-recovery-key')
     await dialog().getByLabel('Type the key back').fill(RECOVERY_KEY.toLowerCase())
     await dialog().getByRole('button', { name: 'Confirm' }).click()
@@ -146,8 +184,11 @@ describe('recovery key', () => {
   })
 
   it('is nowhere once the dialog is closed, however it is closed', async () => {
-    for (const close of [() => dialog().getByRole('button', { name: 'Close' }).click(), () => page.keyboard.press('Escape')]) {
-      await make()
+    for (const close of [
+      () => dialog().getByRole('button', { name: 'Close' }).click(),
+      () => page.keyboard.press('Escape'),
+    ]) {
+      await makeKey()
       await close()
       await dialog().waitFor({ state: 'hidden' })
       assert.ok(!(await page.content()).includes(RECOVERY_KEY))
@@ -157,7 +198,7 @@ describe('recovery key', () => {
   })
 
   it('is alone on paper, with what it is of', async () => {
-    await make()
+    await makeKey()
     await page.emulateMedia({ media: 'print' })
     assert.ok(await page.getByText(RECOVERY_KEY).isVisible())
     assert.ok(await page.getByText(SR_BETA).isVisible())
@@ -166,8 +207,13 @@ describe('recovery key', () => {
   })
 
   it('stays while a mistyped copy of it is refused', async () => {
-    xapi.failing['recovery-confirm'] = ['SR_BACKEND_FAILURE_6250', '', 'This is no recovery key.', '']
-    await make()
+    xapi.failing['recovery-confirm'] = [
+      'SR_BACKEND_FAILURE_6250',
+      '',
+      'This is no recovery key.',
+      '',
+    ]
+    await makeKey()
     await dialog().getByLabel('Type the key back').fill('nonsense')
     await dialog().getByRole('button', { name: 'Confirm' }).click()
     await dialog().getByText('This is no recovery key.').waitFor()
@@ -184,7 +230,10 @@ describe('recovery key', () => {
     await dialog().getByLabel('Recovery key').fill(RECOVERY_KEY)
     await dialog().getByRole('button', { name: 'Unlock' }).click()
     await dialog().waitFor({ state: 'hidden' })
-    assert.deepEqual(xapi.calls.find(([method]) => method === 'Async.PBD.plug'), ['Async.PBD.plug', 'OpaqueRef:pbd-beta'])
+    assert.deepEqual(
+      xapi.calls.find(([method]) => method === 'Async.PBD.plug'),
+      ['Async.PBD.plug', 'OpaqueRef:pbd-beta']
+    )
   })
 })
 
@@ -207,7 +256,9 @@ describe('creation', () => {
 
   it('makes the SR and offers a recovery key at once', async () => {
     await page.getByLabel('/dev/sdb').check()
-    await page.getByLabel('Opens by itself with').selectOption({ label: 'the host’s TPM, Secure Boot unchanged (PCR 7)' })
+    await page
+      .getByLabel('Opens by itself with')
+      .selectOption({ label: 'the host’s TPM, Secure Boot unchanged (PCR 7)' })
     await page.locator('#erase').check()
     await submit()
     await page.getByText('Local encrypted is there.').waitFor()
@@ -218,7 +269,10 @@ describe('creation', () => {
       discard: 'false',
       force: 'false',
     })
-    assert.equal(await page.getByRole('link', { name: 'Show it' }).getAttribute('href'), `/v5/#/srs/${NEW_SR}`)
+    assert.equal(
+      await page.getByRole('link', { name: 'Show it' }).getAttribute('href'),
+      `/v5/#/srs/${NEW_SR}`
+    )
     await page.getByRole('button', { name: 'Make a recovery key…' }).click()
     await dialog().getByText('Recovery key of Local encrypted').waitFor()
   })
@@ -248,11 +302,19 @@ describe('creation', () => {
     await submit()
     await page.getByText('is there.').waitFor()
     const { device, pin, 'pin-config': config } = created().device_config
-    assert.deepEqual([device, pin, config], ['/dev/disk/by-id/wwn-0x5000', 'tang', '{"url":"http://tang","thp":"x"}'])
+    assert.deepEqual(
+      [device, pin, config],
+      ['/dev/disk/by-id/wwn-0x5000', 'tang', '{"url":"http://tang","thp":"x"}']
+    )
   })
 
   it('shows why the driver refuses', async () => {
-    xapi.failing['SR.create'] = ['SR_BACKEND_FAILURE_6213', '', '/dev/sdb is not empty: it carries an ext4 filesystem.', '']
+    xapi.failing['SR.create'] = [
+      'SR_BACKEND_FAILURE_6213',
+      '',
+      '/dev/sdb is not empty: it carries an ext4 filesystem.',
+      '',
+    ]
     await page.getByLabel('/dev/sdb').check()
     await page.locator('#erase').check()
     await submit()
@@ -271,7 +333,10 @@ describe('for everybody', () => {
   it('has a label on every control, and a name on every button', async () => {
     for (const hash of ['#status', '#new']) {
       await open({ hash })
-      await page.getByText(hash === '#new' ? '/dev/sdb' : 'xcp-beta').first().waitFor()
+      await page
+        .getByText(hash === '#new' ? '/dev/sdb' : 'xcp-beta')
+        .first()
+        .waitFor()
       const nameless = await page.evaluate(() =>
         Array.from(document.querySelectorAll('input, select, textarea, button'))
           .filter(control => !control.labels?.length && !control.textContent.trim())
@@ -285,9 +350,20 @@ describe('for everybody', () => {
     for (const colorScheme of ['light', 'dark']) {
       for (const hash of ['#status', '#new']) {
         await open({ colorScheme, hash })
-        await page.getByText(hash === '#new' ? '/dev/sdb' : 'xcp-beta').first().waitFor()
+        await page
+          .getByText(hash === '#new' ? '/dev/sdb' : 'xcp-beta')
+          .first()
+          .waitFor()
         assert.deepEqual(await page.evaluate(tooFaint), [], `${colorScheme} ${hash}`)
       }
+    }
+  })
+
+  it('can be read in both colour schemes: the dialog', async () => {
+    for (const colorScheme of ['light', 'dark']) {
+      await open({ colorScheme })
+      await makeKey()
+      assert.deepEqual(await page.evaluate(tooFaint), [], colorScheme)
     }
   })
 
@@ -296,7 +372,9 @@ describe('for everybody', () => {
     await opener.focus()
     await page.keyboard.press('Enter')
     await dialog().waitFor()
-    assert.ok(await page.evaluate(() => document.getElementById('dialog').contains(document.activeElement)))
+    assert.ok(
+      await page.evaluate(() => document.getElementById('dialog').contains(document.activeElement))
+    )
     await page.keyboard.press('Escape')
     await dialog().waitFor({ state: 'hidden' })
     await page.waitForFunction(() => document.activeElement.textContent === 'Make a recovery key…')
@@ -322,12 +400,16 @@ function tooFaint() {
     }
     return 'rgb(255, 255, 255)'
   }
-  const hasText = element => Array.from(element.childNodes).some(node => node.nodeType === 3 && node.data.trim() !== '')
+  const hasText = element =>
+    Array.from(element.childNodes).some(node => node.nodeType === 3 && node.data.trim() !== '')
   return Array.from(document.querySelectorAll('body *'))
     .filter(element => element.checkVisibility() && hasText(element))
     .map(element => {
       const [a, b] = [luminance(getComputedStyle(element).color), luminance(backOf(element))]
-      return { text: element.textContent.trim(), contrast: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) }
+      return {
+        text: element.textContent.trim(),
+        contrast: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05),
+      }
     })
     .filter(({ contrast }) => contrast < 4.5)
 }

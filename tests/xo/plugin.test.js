@@ -13,7 +13,16 @@ const ROOT = path.join(__dirname, '..', '..')
 const plugin = require(path.join(ROOT, 'xo-server-luksext'))
 const { ALERTS } = require(path.join(ROOT, 'xo-server-luksext', 'attention.js'))
 const { StubXo } = require('./stub_xo')
-const { NEW_SR, POOL, RECOVERY_KEY, SR_ALPHA, SR_BETA, SR_EXT, SampleXapi, objects } = require('./sample')
+const {
+  NEW_SR,
+  POOL,
+  RECOVERY_KEY,
+  SR_ALPHA,
+  SR_BETA,
+  SR_EXT,
+  SampleXapi,
+  objects,
+} = require('./sample')
 
 const BASE = '/rest/v0/plugins/luksext'
 
@@ -31,10 +40,17 @@ beforeEach(() => {
 const create = { host: 'host-alpha', nameLabel: 'local', device: '/dev/sdb' }
 
 /** A request to a served XO: its status and its body. */
-async function request(method, pathname, { body, token = 'admin', type = 'application/json' } = {}) {
+async function request(
+  method,
+  pathname,
+  { body, token = 'admin', type = 'application/json' } = {}
+) {
   const origin = await xo.listen()
   try {
-    const headers = { ...(token && { Cookie: `token=${token}` }), ...(body !== undefined && { 'Content-Type': type }) }
+    const headers = {
+      ...(token && { Cookie: `token=${token}` }),
+      ...(body !== undefined && { 'Content-Type': type }),
+    }
     const response = await fetch(origin + BASE + pathname, { method, headers, body })
     const text = await response.text()
     return { status: response.status, body: text && JSON.parse(text), headers: response.headers }
@@ -43,11 +59,15 @@ async function request(method, pathname, { body, token = 'admin', type = 'applic
   }
 }
 
-const post = (pathname, body, options) => request('POST', pathname, { body: JSON.stringify(body), ...options })
+const post = (pathname, body, options) =>
+  request('POST', pathname, { body: JSON.stringify(body), ...options })
 
 describe('creation', () => {
   it('makes a local SR of the type luksext and returns its UUID', async () => {
-    assert.equal(await xo.call('sr.createLuksExt', { ...create, device: '/dev/sdb,/dev/sdc', pin: 'tpm2' }), NEW_SR)
+    assert.equal(
+      await xo.call('sr.createLuksExt', { ...create, device: '/dev/sdb,/dev/sdc', pin: 'tpm2' }),
+      NEW_SR
+    )
     const [, options] = xapi.calls[0]
     assert.deepEqual(options, {
       device_config: { device: '/dev/sdb,/dev/sdc', pin: 'tpm2' },
@@ -60,7 +80,13 @@ describe('creation', () => {
   })
 
   it('gives every option to the driver under its own name, as a text', async () => {
-    const options = { pinConfig: '{"pcr_ids":"7"}', luksVersion: '2', cipher: 'c', keySize: '256', discard: true }
+    const options = {
+      pinConfig: '{"pcr_ids":"7"}',
+      luksVersion: '2',
+      cipher: 'c',
+      keySize: '256',
+      discard: true,
+    }
     await xo.call('sr.createLuksExt', { ...create, ...options, force: false })
     assert.deepEqual(xapi.calls[0][1].device_config, {
       device: '/dev/sdb',
@@ -74,7 +100,11 @@ describe('creation', () => {
   })
 
   it('is a REST route and a task of XO', async () => {
-    const { status, body } = await post('/srs', { host: 'host-alpha', nameLabel: 'local', devices: ['/dev/sdb'] })
+    const { status, body } = await post('/srs', {
+      host: 'host-alpha',
+      nameLabel: 'local',
+      devices: ['/dev/sdb'],
+    })
     assert.equal(status, 201)
     assert.deepEqual(body, { id: NEW_SR })
     assert.deepEqual(xo.tasks, [{ name: 'create encrypted SR', objectId: 'host-alpha' }])
@@ -82,7 +112,11 @@ describe('creation', () => {
 
   it('tells a refusal of the driver as its sentence, with code and parameters', async () => {
     xapi.failing['SR.create'] = ['SR_BACKEND_FAILURE_6232', '', 'host-alpha has no TPM 2.0.', '']
-    const { status, body } = await post('/srs', { host: 'host-alpha', nameLabel: 'local', devices: ['/dev/sdb'] })
+    const { status, body } = await post('/srs', {
+      host: 'host-alpha',
+      nameLabel: 'local',
+      devices: ['/dev/sdb'],
+    })
     assert.equal(status, 409)
     assert.equal(body.error, 'host-alpha has no TPM 2.0. (SR_BACKEND_FAILURE_6232)')
     assert.deepEqual(body.data, {
@@ -109,22 +143,28 @@ describe('access', () => {
   it('is for administrators, by REST', async () => {
     assert.equal((await request('GET', '/status', { token: '' })).status, 401)
     assert.equal((await request('GET', '/status', { token: 'somebody' })).status, 403)
-    assert.equal((await post(`/srs/${SR_ALPHA}/actions/prove`, {}, { token: 'somebody' })).status, 403)
+    assert.equal(
+      (await post(`/srs/${SR_ALPHA}/actions/prove`, {}, { token: 'somebody' })).status,
+      403
+    )
     assert.deepEqual(xapi.calls, [])
   })
 
   it('names no privilege and no way around the sign-in in any route', () => {
     for (const { middlewares = [], scope, security } of xo.routes) {
-      assert.deepEqual([middlewares.map(({ name }) => name).filter(name => name !== 'json'), scope, security], [
-        [],
-        undefined,
-        undefined,
-      ])
+      assert.deepEqual(
+        [middlewares.map(({ name }) => name).filter(name => name !== 'json'), scope, security],
+        [[], undefined, undefined]
+      )
     }
   })
 
   it('refuses what the form of another site can send', async () => {
-    for (const type of ['application/x-www-form-urlencoded', 'text/plain', 'multipart/form-data; boundary=x']) {
+    for (const type of [
+      'application/x-www-form-urlencoded',
+      'text/plain',
+      'multipart/form-data; boundary=x',
+    ]) {
       const pathname = `/srs/${SR_ALPHA}/actions/recovery-revoke`
       assert.equal((await request('POST', pathname, { body: 'name=safe', type })).status, 415, type)
     }
@@ -145,14 +185,17 @@ describe('secrets', () => {
 
   it('are not in an error, whatever the client library keeps there', async () => {
     xapi.failing['recovery-test'] = ['SR_BACKEND_FAILURE_6251', '', 'It opens no keyslot.', '']
-    const error = await xo.call('luksext.recoveryTest', { sr: SR_ALPHA, passphrase: key }).catch(error => error)
+    const error = await xo
+      .call('luksext.recoveryTest', { sr: SR_ALPHA, passphrase: key })
+      .catch(error => error)
     assert.match(error.message, /opens no keyslot/)
     assert.ok(!inspect(error, { depth: null, showHidden: true }).includes(key))
   })
 
   it('are not in the answer of a JSON-RPC method, which XO hands to its audit and its web hooks', async () => {
-    for (const name of Object.keys(xo.methods)) {
-      const given = { ...create, sr: SR_ALPHA, passphrase: 'x', pin: 'p', slot: '1' }
+    const all = { ...create, sr: SR_ALPHA, passphrase: 'x', pin: 'p', slot: '1' }
+    for (const [name, { params }] of Object.entries(xo.methods)) {
+      const given = Object.fromEntries(Object.entries(all).filter(([name]) => name in params))
       assert.ok(!JSON.stringify(await xo.call(name, given)).includes(key), name)
     }
   })
@@ -163,17 +206,26 @@ describe('secrets', () => {
     assert.equal(headers.get('cache-control'), 'no-store')
     assert.deepEqual(xo.tasks, [])
     // A task of XAPI would keep it too.
-    assert.deepEqual(xapi.calls.map(([method]) => method), ['host.call_plugin'])
+    assert.deepEqual(
+      xapi.calls.map(([method]) => method),
+      ['host.call_plugin']
+    )
   })
 })
 
 describe('status', () => {
-  const srOf = (status, uuid) => status[0].hosts.flatMap(({ srs = [] }) => srs).find(sr => sr.sr_uuid === uuid)
+  const srOf = (status, uuid) =>
+    status[0].hosts.flatMap(({ srs = [] }) => srs).find(sr => sr.sr_uuid === uuid)
 
   it('is asked of the pool’s master', async () => {
     const status = await xo.call('luksext.status', {})
-    assert.deepEqual(xapi.calls, [['host.call_plugin', 'OpaqueRef:host-alpha', 'luksext', 'pool-status', {}]])
-    assert.deepEqual(status.map(({ id, name }) => [id, name]), [[POOL, 'Paris']])
+    assert.deepEqual(xapi.calls, [
+      ['host.call_plugin', 'OpaqueRef:host-alpha', 'luksext', 'pool-status', {}],
+    ])
+    assert.deepEqual(
+      status.map(({ id, name }) => [id, name]),
+      [[POOL, 'Paris']]
+    )
   })
 
   it('finds nothing wrong where all is proved and confirmed', async () => {
@@ -189,7 +241,10 @@ describe('status', () => {
 
   it('calls a proof old when the administrator says so', async () => {
     instance.configure({ staleHours: 72 }, { loaded: true })
-    assert.deepEqual(srOf(await xo.call('luksext.status', {}), SR_BETA).attention.map(({ code }) => code), ['LUKS-W001'])
+    assert.deepEqual(
+      srOf(await xo.call('luksext.status', {}), SR_BETA).attention.map(({ code }) => code),
+      ['LUKS-W001']
+    )
   })
 
   it('keeps a host that cannot be asked, and an SR that is not encrypted', async () => {
@@ -209,8 +264,13 @@ describe('status', () => {
   })
 
   it('knows the alerts of the documentation', () => {
-    const documented = readFileSync(path.join(ROOT, 'docs', 'alerts.md'), 'utf8').matchAll(/^\| `(LUKS-W\d+)` \| ([^|]+) \|/gm)
-    assert.deepEqual(ALERTS, Object.fromEntries(Array.from(documented, ([, code, name]) => [code, name])))
+    const documented = readFileSync(path.join(ROOT, 'docs', 'alerts.md'), 'utf8').matchAll(
+      /^\| `(LUKS-W\d+)` \| ([^|]+) \|/gm
+    )
+    assert.deepEqual(
+      ALERTS,
+      Object.fromEntries(Array.from(documented, ([, code, name]) => [code, name]))
+    )
   })
 })
 
@@ -224,13 +284,19 @@ describe('hosts and disks', () => {
 
   it('offers whole writable disks that nothing is on', async () => {
     const { body } = await request('GET', '/hosts/host-alpha/devices')
-    assert.deepEqual(body.map(({ path }) => path), ['/dev/sdb', '/dev/sdc'])
+    assert.deepEqual(
+      body.map(({ path }) => path),
+      ['/dev/sdb', '/dev/sdc']
+    )
   })
 
   it('tests a host and a disk without writing', async () => {
     await instance.test({ host: 'host-alpha' })
     await instance.test({ host: 'host-alpha', device: '/dev/sdb' })
-    assert.deepEqual(new Set(xapi.calls.map(([, , name, fn]) => `${name} ${fn}`)), new Set(['luksext status', 'lsblk.py list_block_devices']))
+    assert.deepEqual(
+      new Set(xapi.calls.map(([, , name, fn]) => `${name} ${fn}`)),
+      new Set(['luksext status', 'lsblk.py list_block_devices'])
+    )
     await assert.rejects(instance.test({ host: 'host-alpha', device: '/dev/sda' }), /no free disk/)
     delete all.sm
     await assert.rejects(instance.test({ host: 'host-alpha' }), /install the package/)
@@ -240,7 +306,9 @@ describe('hosts and disks', () => {
 describe('verbs', () => {
   it('run on the host that has the disks', async () => {
     await xo.call('luksext.prove', { sr: SR_BETA })
-    assert.deepEqual(xapi.calls, [['host.call_plugin', 'OpaqueRef:host-beta', 'luksext', 'prove', { 'sr-uuid': SR_BETA }]])
+    assert.deepEqual(xapi.calls, [
+      ['host.call_plugin', 'OpaqueRef:host-beta', 'luksext', 'prove', { 'sr-uuid': SR_BETA }],
+    ])
   })
 
   it('do not let an argument name another SR', async () => {
@@ -259,15 +327,26 @@ describe('verbs', () => {
     assert.equal(xapi.calls.length, 1)
   })
 
+  it('need nothing but what they cannot do without', () => {
+    const needed = ({ params }) => Object.keys(params).filter(name => !params[name].optional)
+    assert.deepEqual(needed(xo.methods['sr.createLuksExt']), ['host', 'nameLabel', 'device'])
+    assert.deepEqual(needed(xo.methods['luksext.rebind']), ['sr'])
+  })
+
   it('are refused on an SR of another type', async () => {
     await assert.rejects(xo.call('luksext.prove', { sr: SR_EXT }), /not encrypted/)
   })
 
   it('are the same by REST', async () => {
     const names = Object.keys(xo.methods).filter(name => /^luksext\.(?!status)/.test(name))
-    const dashed = names.map(name => name.slice(8).replace(/[A-Z]/g, letter => `-${letter.toLowerCase()}`))
+    const dashed = names.map(name =>
+      name.slice(8).replace(/[A-Z]/g, letter => `-${letter.toLowerCase()}`)
+    )
     const actions = xo.routes.map(({ endpoint }) => endpoint.split('/actions/')[1]).filter(Boolean)
-    assert.deepEqual(actions.filter(action => !dashed.includes(action)), ['recovery-add', 'recovery-rotate'])
+    assert.deepEqual(
+      actions.filter(action => !dashed.includes(action)),
+      ['recovery-add', 'recovery-rotate']
+    )
   })
 })
 

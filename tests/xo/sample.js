@@ -38,7 +38,13 @@ function objects() {
   return all
 }
 
-const sr = (name, type, pbd) => ({ type: 'SR', name_label: name, SR_type: type, shared: false, $PBDs: [pbd] })
+const sr = (name, type, pbd) => ({
+  type: 'SR',
+  name_label: name,
+  SR_type: type,
+  shared: false,
+  $PBDs: [pbd],
+})
 
 const hoursAgo = hours => new Date(Date.now() - hours * 3600e3).toISOString()
 
@@ -51,7 +57,16 @@ function disk(device, size, binding, recovery) {
     key_bits: 512,
     size,
     open: `/dev/mapper/luks-${device.slice(-3)}`,
-    slots: [{ slot: 0, role: 'binding', pin: 'tpm2', policy: [{ pin: 'tpm2', pcr_ids: '7' }], ...binding }, ...recovery],
+    slots: [
+      {
+        slot: 0,
+        role: 'binding',
+        pin: 'tpm2',
+        policy: [{ pin: 'tpm2', pcr_ids: '7' }],
+        ...binding,
+      },
+      ...recovery,
+    ],
     header_backups: 3,
     header_backup: hoursAgo(40),
     header_backup_fresh: true,
@@ -63,8 +78,21 @@ function disk(device, size, binding, recovery) {
 function poolStatus() {
   const proved = { proof: { ok: true, code: 0, text: '', at: hoursAgo(2) } }
   const old = { proof: { ok: true, code: 0, text: '', at: hoursAgo(51) } }
-  const safe = { slot: 1, role: 'recovery', name: 'safe', confirmed: true, created: hoursAgo(900), escrow: '' }
-  const encrypted = { name: 'local encrypted', type: 'luksext', shared: false, attached: true, encrypted: true }
+  const safe = {
+    slot: 1,
+    role: 'recovery',
+    name: 'safe',
+    confirmed: true,
+    created: hoursAgo(900),
+    escrow: '',
+  }
+  const encrypted = {
+    name: 'local encrypted',
+    type: 'luksext',
+    shared: false,
+    attached: true,
+    encrypted: true,
+  }
   return {
     schema: 1,
     hosts: [
@@ -77,7 +105,10 @@ function poolStatus() {
             sr_uuid: SR_ALPHA,
             recovery: 'confirmed',
             alerts: [],
-            disks: [disk('/dev/sdb', 1788 * GIB, proved, [safe]), disk('/dev/sdc', 1788 * GIB, proved, [safe])],
+            disks: [
+              disk('/dev/sdb', 1788 * GIB, proved, [safe]),
+              disk('/dev/sdc', 1788 * GIB, proved, [safe]),
+            ],
           },
         ],
       },
@@ -92,7 +123,14 @@ function poolStatus() {
             alerts: ['LUKS-W001'],
             disks: [disk('/dev/nvme0n1', 894 * GIB, old, [])],
           },
-          { sr_uuid: SR_EXT, name: 'scratch', type: 'ext', shared: false, attached: true, encrypted: false },
+          {
+            sr_uuid: SR_EXT,
+            name: 'scratch',
+            type: 'ext',
+            shared: false,
+            attached: true,
+            encrypted: false,
+          },
         ],
       },
       { host_uuid: 'host-gamma', host: 'xcp-gamma', error: 'HOST_OFFLINE OpaqueRef:host-gamma' },
@@ -103,7 +141,10 @@ function poolStatus() {
 const BLOCKDEVICES = [
   {
     ...device('sda', 240 * GIB),
-    children: [{ ...device('sda1', 18 * GIB, 'part'), mountpoint: '/' }, device('sda2', 18 * GIB, 'part')],
+    children: [
+      { ...device('sda1', 18 * GIB, 'part'), mountpoint: '/' },
+      device('sda2', 18 * GIB, 'part'),
+    ],
   },
   device('sdb', 1788 * GIB),
   device('sdc', 1788 * GIB),
@@ -135,7 +176,9 @@ class SampleXapi {
     if (fn in this.failing) {
       throw xapiError(this.failing[fn], { method, params: args })
     }
-    return JSON.stringify(plugin === 'lsblk.py' ? { blockdevices: BLOCKDEVICES } : this.#answer(fn, given))
+    return JSON.stringify(
+      plugin === 'lsblk.py' ? { blockdevices: BLOCKDEVICES } : this.#answer(fn, given)
+    )
   }
 
   async callAsync(method, ...args) {
@@ -167,7 +210,23 @@ class SampleXapi {
 
 /** As npm's xen-api throws it: with all that was sent. */
 function xapiError([code, ...params], call) {
-  return Object.assign(new Error(`${code}(${params.join(', ')})`), { name: 'XapiError', code, params, call })
+  return Object.assign(new Error(`${code}(${params.join(', ')})`), {
+    name: 'XapiError',
+    code,
+    params,
+    call,
+  })
 }
 
-module.exports = { GIB, NEW_SR, POOL, RECOVERY_KEY, SR_ALPHA, SR_BETA, SR_EXT, SampleXapi, objects, poolStatus }
+module.exports = {
+  GIB,
+  NEW_SR,
+  POOL,
+  RECOVERY_KEY,
+  SR_ALPHA,
+  SR_BETA,
+  SR_EXT,
+  SampleXapi,
+  objects,
+  poolStatus,
+}

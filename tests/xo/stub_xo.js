@@ -76,7 +76,9 @@ class StubXo {
       if (strange !== undefined) {
         throw new Error(`invalid prop ${strange} for API method ${name}`)
       }
-      this.methods[name] = method
+      this.methods[name] = Object.assign(given => method(given), method, {
+        params: compiled(method.params),
+      })
       names.push(name)
     }
     return Object.assign(() => names.forEach(name => delete this.methods[name]), { names })
@@ -96,16 +98,29 @@ class StubXo {
       throw new XoError(403, 'not enough permissions')
     }
     checkFields(params, method.params)
+    const strange = Object.keys(params).find(key => !(key in method.params))
+    if (
+      strange !== undefined ||
+      Object.entries(params).some(
+        ([key, value]) => value === '' && !('minLength' in method.params[key])
+      )
+    ) {
+      throw new XoError(422, 'invalid parameters')
+    }
     return method(params)
   }
 
   /** Serves REST and a mount; the cookie `token` tells who it is. Returns the origin. */
   listen(mounts = {}) {
     this.server = http.createServer((req, res) =>
-      this.#serve(req, res, mounts).catch(error => answer(res, error.status ?? 500, { error: error.message }))
+      this.#serve(req, res, mounts).catch(error =>
+        answer(res, error.status ?? 500, { error: error.message })
+      )
     )
     return new Promise(resolve =>
-      this.server.listen(0, '127.0.0.1', () => resolve(`http://127.0.0.1:${this.server.address().port}`))
+      this.server.listen(0, '127.0.0.1', () =>
+        resolve(`http://127.0.0.1:${this.server.address().port}`)
+      )
     )
   }
 
@@ -128,9 +143,11 @@ class StubXo {
   }
 
   async #rest(req, res, pathname, user) {
-    const route = this.routes.find(route => route.method === req.method.toLowerCase() && match(route, pathname))
+    const route = this.routes.find(
+      route => route.method === req.method.toLowerCase() && match(route, pathname)
+    )
     if (route === undefined) {
-      throw new XoError(404, 'no such route')
+      return res.writeHead(404, { 'Content-Type': 'text/html' }).end('<pre>Cannot GET</pre>')
     }
     // express
     req.params = match(route, pathname)
@@ -146,7 +163,12 @@ class StubXo {
     }
     checkFields(req.params, route.params)
     checkFields(req.body, route.body)
-    const result = await route.callback({ req, res, restApi: { xoApp: this }, createAction: this.#action(res) })
+    const result = await route.callback({
+      req,
+      res,
+      restApi: { xoApp: this },
+      createAction: this.#action(res),
+    })
     if (!res.headersSent) {
       answer(res, result === undefined ? 204 : res.statusCode, result)
     }
@@ -160,6 +182,21 @@ class StubXo {
       return result
     }
   }
+}
+
+/**
+ * The parameters of a method as XO understands them. It takes `optional` out of each field while it
+ * goes through them: of a field that two names share, only the first is optional.
+ */
+function compiled(params) {
+  const fields = structuredClone(params)
+  return Object.fromEntries(
+    Object.entries(fields).map(([name, field]) => {
+      const { optional = false } = field
+      delete field.optional
+      return [name, { ...field, optional }]
+    })
+  )
 }
 
 function match({ endpoint }, pathname) {
@@ -204,11 +241,15 @@ async function serveFile(res, pathname, mounts) {
   }
   const name = pathname.slice(url.length + 1) || 'index.html'
   const file = path.join(mounts[url], name)
-  res.writeHead(200, { 'Content-Type': CONTENT_TYPES[path.extname(file)] }).end(await readFile(file))
+  res
+    .writeHead(200, { 'Content-Type': CONTENT_TYPES[path.extname(file)] })
+    .end(await readFile(file))
 }
 
 function answer(res, status, value) {
-  res.writeHead(status, { 'Content-Type': 'application/json' }).end(value === undefined ? '' : JSON.stringify(value))
+  res
+    .writeHead(status, { 'Content-Type': 'application/json' })
+    .end(value === undefined ? '' : JSON.stringify(value))
 }
 
 exports.StubXo = StubXo

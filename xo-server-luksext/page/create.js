@@ -7,7 +7,12 @@ import { addRecoveryKey } from './recovery.js'
 
 /** Ways to open without anybody present. Without `config`, the user writes it. */
 const POLICIES = [
-  { label: 'the host’s TPM', pin: 'tpm2', config: '', help: 'Opens in this host. A disk that leaves it stays closed.' },
+  {
+    label: 'the host’s TPM',
+    pin: 'tpm2',
+    config: '',
+    help: 'Opens in this host. A disk that leaves it stays closed.',
+  },
   {
     label: 'the host’s TPM, Secure Boot unchanged (PCR 7)',
     pin: 'tpm2',
@@ -45,7 +50,11 @@ export async function showForm() {
 }
 
 function hostOf({ id, name, pool, ready }) {
-  return element('option', { value: id, disabled: !ready }, `${name} (${pool})${ready ? '' : ' – package not installed'}`)
+  return element(
+    'option',
+    { value: id, disabled: !ready },
+    `${name} (${pool})${ready ? '' : ' – package not installed'}`
+  )
 }
 
 async function showDisks() {

@@ -43,5 +43,9 @@ export function bytes(size) {
 /** How long ago an ISO time was. */
 export function ago(time) {
   const hours = Math.floor((Date.now() - Date.parse(time)) / 3600e3)
-  return hours < 1 ? 'within the hour' : hours < 48 ? `${hours} h ago` : `${Math.floor(hours / 24)} days ago`
+  return hours < 1
+    ? 'within the hour'
+    : hours < 48
+      ? `${hours} h ago`
+      : `${Math.floor(hours / 24)} days ago`
 }

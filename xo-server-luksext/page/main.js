@@ -10,7 +10,9 @@ function show() {
   for (const page of Object.keys(PAGES)) {
     byId(page.slice(1)).hidden = page !== chosen
     const link = document.querySelector(`nav a[href="${page}"]`)
-    page === chosen ? link.setAttribute('aria-current', 'page') : link.removeAttribute('aria-current')
+    page === chosen
+      ? link.setAttribute('aria-current', 'page')
+      : link.removeAttribute('aria-current')
   }
   PAGES[chosen]()
 }

@@ -7,14 +7,28 @@ import { byId, button, element, note, onlyOnce } from './dom.js'
 /** Makes a recovery key, shows it once for printing, and has it typed back. False if given up. */
 export function addRecoveryKey(sr) {
   return dialog(`Recovery key of ${sr.name}`, (content, close) => {
-    const name = field('Name of the key', { value: 'safe', pattern: '[A-Za-z0-9._\\-]+', required: true })
+    const name = field('Name of the key', {
+      value: 'safe',
+      pattern: '[A-Za-z0-9._\\-]+',
+      required: true,
+    })
     const form = formOf(
       [
-        element('p', {}, 'It opens the disks when the TPM does not, on any machine. It is shown once: have paper ready.'),
+        element(
+          'p',
+          {},
+          'It opens the disks when the TPM does not, on any machine. It is shown once: have paper ready.'
+        ),
         name.label,
       ],
       'Make the key',
-      async () => showKey(sr, await run(sr.sr_uuid, 'recovery-add', { name: name.input.value }), content, close),
+      async () =>
+        showKey(
+          sr,
+          await run(sr.sr_uuid, 'recovery-add', { name: name.input.value }),
+          content,
+          close
+        ),
       () => close(false)
     )
     content.replaceChildren(form)
@@ -27,12 +41,26 @@ function showKey(sr, made, content, close) {
     'div',
     { className: 'sheet' },
     element('p', { className: 'key', ariaLabel: 'Recovery key' }, made.recovery_key),
-    listOf({ Name: made.name, SR: sr.name, UUID: sr.sr_uuid, Host: sr.host, Made: new Date().toLocaleString() }),
-    element('p', {}, 'To use it: luksext unlock on the host, or Unlock on the page Encrypted storage of Xen Orchestra.')
+    listOf({
+      Name: made.name,
+      SR: sr.name,
+      UUID: sr.sr_uuid,
+      Host: sr.host,
+      Made: new Date().toLocaleString(),
+    }),
+    element(
+      'p',
+      {},
+      'To use it: luksext unlock on the host, or Unlock on the page Encrypted storage of Xen Orchestra.'
+    )
   )
   const form = formOf(
     [
-      element('p', {}, 'Print it or write it down, off this host. It counts only when somebody has typed it back.'),
+      element(
+        'p',
+        {},
+        'Print it or write it down, off this host. It counts only when somebody has typed it back.'
+      ),
       button('Print', () => print()),
       typed.label,
     ],
@@ -48,7 +76,14 @@ function showKey(sr, made, content, close) {
 }
 
 const listOf = terms =>
-  element('dl', {}, ...Object.entries(terms).flatMap(([term, text]) => [element('dt', {}, term), element('dd', {}, text)]))
+  element(
+    'dl',
+    {},
+    ...Object.entries(terms).flatMap(([term, text]) => [
+      element('dt', {}, term),
+      element('dd', {}, text),
+    ])
+  )
 
 /** Has a key typed back that was made before. */
 export const confirmKey = sr =>
@@ -62,12 +97,16 @@ export const confirmKey = sr =>
 /** Asks for a recovery key and runs an action with it. False if given up. */
 export function askForKey(sr, { title, help, action, optional = false, run }) {
   return dialog(title, (content, close) => {
-    const typed = field(optional ? 'Recovery key (optional)' : 'Recovery key', { required: !optional })
+    const typed = field(optional ? 'Recovery key (optional)' : 'Recovery key', {
+      required: !optional,
+    })
     const act = async () => {
       await run(typed.input.value)
       close(true)
     }
-    content.replaceChildren(formOf([element('p', {}, help), typed.label], action, act, () => close(false)))
+    content.replaceChildren(
+      formOf([element('p', {}, help), typed.label], action, act, () => close(false))
+    )
   })
 }
 

@@ -5,13 +5,23 @@ import { get, run } from './api.js'
 import { ago, bytes, byId, button, element, note } from './dom.js'
 import { addRecoveryKey, askForKey, confirmKey } from './recovery.js'
 
-const COLUMNS = ['SR', 'Host', 'State', 'Disks', 'Opens by itself with', 'Recovery key', 'Needs attention', 'Actions']
+const COLUMNS = [
+  'SR',
+  'Host',
+  'State',
+  'Disks',
+  'Opens by itself with',
+  'Recovery key',
+  'Needs attention',
+  'Actions',
+]
 
 /** What cures an alert, beside its text: [label, what the button does with the SR]. */
 const REMEDIES = {
   'LUKS-W001': ['Make a recovery key…', addRecoveryKey],
   'LUKS-W002': ['Confirm the key…', confirmKey],
   'LUKS-W003': ['Renew the binding…', renew],
+  'LUKS-W004': ['Let one restart pass', sr => run(sr.sr_uuid, 'suspend')],
   'LUKS-W005': ['Back up the header', sr => run(sr.sr_uuid, 'header-backup')],
   'LUKS-W006': ['End the suspension', sr => run(sr.sr_uuid, 'resume')],
   'LUKS-W010': ['Make a recovery key…', addRecoveryKey],
@@ -52,20 +62,31 @@ function poolOf(pool) {
   if (pool.error) {
     return element('article', {}, title, note('bad', pool.error))
   }
-  const plain = pool.hosts.flatMap(host => (host.srs ?? []).filter(isPlain).map(sr => `${sr.name} on ${host.host}`))
+  const plain = pool.hosts.flatMap(host =>
+    (host.srs ?? []).filter(isPlain).map(sr => `${sr.name} on ${host.host}`)
+  )
   return element(
     'article',
     {},
     title,
     element('div', { className: 'scroll' }, tableOf(pool)),
-    plain.length ? element('p', { className: 'help' }, `Local and not encrypted: ${plain.join(', ')}.`) : undefined
+    plain.length
+      ? element('p', { className: 'help' }, `Local and not encrypted: ${plain.join(', ')}.`)
+      : undefined
   )
 }
 
-const isPlain = sr => !sr.encrypted && !sr.shared && ['ext', 'lvm', 'xfs', 'zfs', 'file', 'largeblock'].includes(sr.type)
+const isPlain = sr =>
+  !sr.encrypted &&
+  !sr.shared &&
+  ['ext', 'lvm', 'xfs', 'zfs', 'file', 'largeblock'].includes(sr.type)
 
 function tableOf(pool) {
-  const head = element('tr', {}, COLUMNS.map(name => element('th', { scope: 'col' }, name)))
+  const head = element(
+    'tr',
+    {},
+    COLUMNS.map(name => element('th', { scope: 'col' }, name))
+  )
   const rows = pool.hosts.flatMap(host =>
     host.error ? [silentRow(host)] : host.srs.filter(sr => sr.encrypted).map(sr => rowOf(host, sr))
   )
@@ -89,12 +110,29 @@ function rowOf(host, sr) {
     [host.host],
     [sr.attached ? badge('good', 'connected') : badge('bad', 'disconnected')],
     sr.disks.map(diskOf),
-    sr.disks.flatMap(disk => (disk.slots ?? []).filter(slot => slot.role === 'binding').map(bindingOf)),
-    [badge(sr.recovery === 'confirmed' ? 'good' : 'bad', RECOVERY[sr.recovery] ?? sr.recovery), ...namesOf(sr)],
-    sr.attention.length ? [element('ul', {}, sr.attention.map(({ text }) => element('li', {}, text)))] : [badge('good', 'nothing')],
+    sr.disks.flatMap(disk =>
+      (disk.slots ?? []).filter(slot => slot.role === 'binding').map(bindingOf)
+    ),
+    [
+      badge(sr.recovery === 'confirmed' ? 'good' : 'bad', RECOVERY[sr.recovery] ?? sr.recovery),
+      ...namesOf(sr),
+    ],
+    sr.attention.length
+      ? [
+          element(
+            'ul',
+            {},
+            sr.attention.map(({ text }) => element('li', {}, text))
+          ),
+        ]
+      : [badge('good', 'nothing')],
     actionsOf({ ...sr, host: host.host }),
   ]
-  return element('tr', {}, cells.map(children => element('td', {}, children)))
+  return element(
+    'tr',
+    {},
+    cells.map(children => element('td', {}, children))
+  )
 }
 
 const badge = (kind, text) => element('span', { className: `badge ${kind}` }, text)
@@ -104,7 +142,12 @@ function diskOf(disk) {
     return element('div', {}, badge('bad', 'unreadable'), ` ${disk.error.text}`)
   }
   const about = `${bytes(disk.size)}, LUKS${disk.luks_version}, ${disk.cipher}, ${disk.key_bits} bits`
-  return element('div', {}, element('code', {}, disk.device), element('div', { className: 'help' }, about))
+  return element(
+    'div',
+    {},
+    element('code', {}, disk.device),
+    element('div', { className: 'help' }, about)
+  )
 }
 
 function bindingOf({ pin, policy, proof }) {
@@ -150,7 +193,12 @@ function actionsOf(sr) {
 async function prove(sr) {
   const { ok, proofs } = await run(sr.sr_uuid, 'prove')
   if (!ok) {
-    throw new Error(proofs.filter(proof => !proof.ok).map(proof => `${proof.device}: ${proof.sentence}`).join(' '))
+    throw new Error(
+      proofs
+        .filter(proof => !proof.ok)
+        .map(proof => `${proof.device}: ${proof.sentence}`)
+        .join(' ')
+    )
   }
 }
 
@@ -163,11 +211,14 @@ const unlock = sr =>
   })
 
 function renew(sr) {
+  const bindings = (sr.disks[0]?.slots ?? []).filter(slot => slot.role === 'binding')
+  const failed = bindings.length > 1 ? bindings.find(({ proof }) => proof && !proof.ok) : undefined
   return askForKey(sr, {
     title: `Renew the binding of ${sr.name}`,
     help: 'It is bound to the TPM as it is now. A recovery key is needed where no binding opens any more.',
     action: 'Renew',
     optional: true,
-    run: passphrase => run(sr.sr_uuid, 'rebind', { passphrase }),
+    run: passphrase =>
+      run(sr.sr_uuid, 'rebind', { slot: failed && String(failed.slot), passphrase }),
   })
 }
