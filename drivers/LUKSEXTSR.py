@@ -22,7 +22,8 @@ if _INSTALLED not in sys.path:
 # pylint: disable=wrong-import-position
 import luksext_xapi  # noqa: E402
 from luksext import container as containers  # noqa: E402
-from luksext import alive, devices, header, keys, options, repository, run  # noqa: E402
+from luksext import (  # noqa: E402
+    alive, devices, header, keys, lvm, options, repository, run)
 from luksext.container import LuksContainer  # noqa: E402
 from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
 from luksext.generation import Identity  # noqa: E402
@@ -186,7 +187,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
                 for container, record in zip(found, sr.records):
                     if container.open(record, sr.discard):
                         undo.add(container.close)
-            if not self._volume_is_active():
+            if not devices.is_mapped(self._volume):
                 undo.add(self._deactivate)
             with self._working_inside(found):
                 super(LUKSEXTSR, self).attach(sr_uuid)
@@ -210,8 +211,9 @@ class LUKSEXTSR(EXTSR.EXTSR):
         try:
             super(LUKSEXTSR, self).detach(sr_uuid)
         except xs_errors.SROSError:
-            # The ext driver also fails where there is nothing left to deactivate.
-            if self._checkmount() or self._volume_is_active():
+            # The ext driver also fails where there is nothing left to deactivate, or nothing to
+            # read that from: its disk was pulled.
+            if self._checkmount() or not self._drop_volume():
                 raise
         with run.within(CLOSE_SECONDS):
             for mapping in mappings:
@@ -345,17 +347,31 @@ class LUKSEXTSR(EXTSR.EXTSR):
             self._inside = False
             self.dconf["device"] = outside
 
-    def _volume_is_active(self):
-        # LVM doubles the dashes within a name of device-mapper (lvm(8), dmsetup splitname).
-        name = "{}-{}".format(self.vgname.replace("-", "--"), self.uuid.replace("-", "--"))
-        return devices.is_mapped(name)
+    @property
+    def _volume(self):
+        """What device-mapper calls the volume. LVM doubles the dashes within a name (lvm(8),
+        dmsetup splitname)."""
+        return "{}-{}".format(self.vgname.replace("-", "--"), self.uuid.replace("-", "--"))
 
     def _deactivate(self):
         """Lets go of the containers after a failure, so that they can be closed."""
         if self._checkmount():
             super(LUKSEXTSR, self).detach(self.uuid)
-        elif self._volume_is_active():
-            util.pread2(["lvchange", "-an", self.remotepath])
+        elif devices.is_mapped(self._volume):
+            with contextlib.suppress(util.CommandException):
+                util.pread2(["lvchange", "-an", self.remotepath])
+            self._drop_volume()
+
+    def _drop_volume(self):
+        """Whether the volume is not active, or could be taken out of the kernel without LVM, which
+        deactivates nothing that it cannot read."""
+        try:
+            if devices.is_mapped(self._volume):
+                lvm.drop(self._volume)
+        except LuksError as error:
+            util.SMlog("luksext: cannot drop the volume: {}".format(error))
+            return False
+        return True
 
     def _records(self):
         return luksext_xapi.records(self.session.xenapi.SR.get_sm_config(self.sr_ref))

@@ -82,6 +82,12 @@ def extend(path: str, extents: int) -> None:
     run(["lvextend", *_WRITABLE, "-l", "+{}".format(extents), path], deadline=_DEADLINE)
 
 
+def drop(name: str) -> None:
+    """Takes the volume that device-mapper calls `name` out of the kernel, without LVM. Whatever
+    has it open keeps it there: raises CommandFailed."""
+    run(["dmsetup", "remove", name])
+
+
 def _number(text: str) -> int:
     if not text.isdigit():
         raise ToolBroken("lvm", text)

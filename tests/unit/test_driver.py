@@ -536,6 +536,39 @@ def test_detach_closes_the_mapping_of_a_disk_that_was_pulled(lab):
     assert lab.open_mappings() == []
 
 
+VOLUME = "XSLocalEXT--{0}-{0}".format(SR.replace("-", "--"))
+
+
+def pulled(lab, remove):
+    """An SR whose disk was pulled while it was plugged: LVM, which reads it, does not deactivate
+    the volume. remove: what `dmsetup remove` does."""
+    made, _ = created(lab)
+    made.attach(SR)
+    lab.sysfs.mapping("dm-9", VOLUME, "LVM-x")
+    lab.fail_at, lab.mounted = "detach", False
+    lab.programs.add("dmsetup", remove)
+    return made
+
+
+def test_detach_drops_the_volume_of_a_disk_that_was_pulled(lab):
+    pulled(lab, "").detach(SR)
+    assert lab.programs.calls("dmsetup")[-1] == ["dmsetup", "remove", VOLUME]
+    assert lab.open_mappings() == []
+
+
+def test_detach_that_can_neither_deactivate_nor_drop_closes_nothing(lab):
+    made = pulled(lab, "exit 1")
+    assert "detach failed" in failure(lab, made.detach, SR)
+    assert lab.open_mappings() == ["dm-sdb"]
+
+
+def test_detach_never_drops_a_volume_that_is_mounted(lab):
+    made = pulled(lab, "")
+    lab.mounted = True
+    failure(lab, made.detach, SR)
+    assert ["dmsetup", "remove", VOLUME] not in lab.programs.calls("dmsetup")
+
+
 def test_detach_without_records_finds_the_containers_by_their_mark(lab):
     made, _ = created(lab)
     made.attach(SR)
