@@ -219,6 +219,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
             for mapping in mappings:
                 containers.close_mapping(mapping)
 
+    @_explained
     def scan(self, sr_uuid):
         """Scans; of VDIs that are being adopted, writes what only a driver may write."""
         # Here, since every other command would load it for nothing.

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What XAPI's plugin `luksext` can be called for, by a session and arguments that are texts."""
 import contextlib
-import ctypes
 import functools
 import json
 import logging
@@ -21,20 +20,13 @@ from luksext.errors import LuksError, SrUnknown
 
 PLUGIN = "luksext"
 
+# What `encrypt` takes for the device-config of the new SR, one option of the ext driver included.
+# The devices are those of the old SR.
+_ENCRYPT_OPTIONS = [name for name, _ in options.DESCRIPTIONS if name != "device"] \
+    + ["preferred-image-formats"]
+
 # Seconds to wait for another host: one status of 24 disks, with reserve.
 _HOST_DEADLINE = 120
-
-
-def hide_arguments():
-    """Overwrites the argument list of this process, which any user of dom0 can read.
-
-    XAPI hands a plugin its arguments there, a recovery key among them. The kernel shows the memory
-    between arg_start and arg_end (proc(5), /proc/[pid]/stat).
-    """
-    with open("/proc/self/stat", "rb") as stat:
-        fields = stat.read().rsplit(b")", 1)[1].split()
-    start, end = int(fields[45]), int(fields[46])
-    ctypes.memset(start, 0, end - start)
 
 
 def answering(failure, call):
@@ -155,6 +147,8 @@ def _adopt(session, arguments):
 
 def _encrypt(session, arguments):
     """An ext SR that is empty is replaced by an encrypted one on the same disks."""
+    # Another argument, such as a key, would be kept in XAPI's database for all to read.
+    verb.check_names("encrypt", arguments, ["sr-uuid", *_ENCRYPT_OPTIONS])
     config = {name: value for name, value in arguments.items() if name != "sr-uuid"}
     return {"schema": status.SCHEMA, "sr_uuid": luksext_encrypt.encrypt(
         session, _this_host(session), arguments.get("sr-uuid", ""), config)}

@@ -3,10 +3,11 @@
 
 Used by the driver and by the plugin, both with a session; nothing of the storage manager is here.
 """
-import json
+import re
 
-from luksext import alerts, repository
+from luksext import alerts, options, repository, untrusted
 from luksext.container import Record
+from luksext.errors import RecordDamaged
 
 SR_TYPE = "luksext"
 
@@ -16,16 +17,29 @@ RECOVERY = "luks_recovery_key"
 ALERTS = "luks_alerts"
 
 
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
+
+
 def records(sm_config):
-    """What was noted of each container, in their order; empty for an SR that was introduced."""
-    return [Record(*fields) for fields in json.loads(sm_config.get(RECORDS, "[]"))]
+    """What was noted of each container, in their order; empty for an SR that was introduced.
+
+    Raises RecordDamaged: whatever else has that key may lead to the disks of others.
+    """
+    text = sm_config.get(RECORDS, "[]")
+    try:
+        found = [untrusted.typed(Record(*fields)) for fields in untrusted.parse(text)]
+    except (ValueError, TypeError):
+        raise RecordDamaged(RECORDS, text) from None
+    if not all(_UUID.match(record.uuid) for record in found):
+        raise RecordDamaged(RECORDS, text)
+    return found
 
 
 def repository_of(session, sr_ref, device_config):
     """The SR's containers, wherever their disks are now."""
     sr = session.xenapi.SR.get_record(sr_ref)
     return repository.recorded(sr["uuid"], records(sr["sm_config"]),
-                               device_config["device"].split(","),
+                               options.parse_devices(device_config),
                                device_config.get("discard") == "true")
 
 

@@ -33,6 +33,9 @@ _FILE = re.compile(r"([0-9]{1,18})\.header\Z")
 # More than LUKS2 can have: two copies of 4 MiB, and 128 MiB of keyslots.
 _AREA_LIMIT = 256 * 1024 * 1024
 
+# Bytes of the largest file of a backup.
+LARGEST_FILE = _AREA_LIMIT + TRAILER_LIMIT
+
 _TRIES = 3
 
 

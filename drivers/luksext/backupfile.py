@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Dict, NamedTuple, Tuple
 
-from luksext import header
+from luksext import header, untrusted
 from luksext.errors import BackupDamaged, LuksError
 from luksext.header import Header
 
@@ -77,6 +77,14 @@ def manifest(content: bytes) -> Tuple[Backup, int]:
     if hashlib.sha256(text).hexdigest().encode("ascii") != checksum:
         raise BackupDamaged("the checksum of its manifest is not right")
     try:
-        return Backup(**json.loads(text.decode("ascii"))), len(tail) - len(rest)
-    except (ValueError, TypeError, RecursionError) as error:
+        return _checked(untrusted.typed(Backup(**untrusted.parse(text)))), len(tail) - len(rest)
+    except (ValueError, TypeError) as error:
         raise BackupDamaged("its manifest is of another version") from error
+
+
+def _checked(backup: Backup) -> Backup:
+    """`backup` with its marks by the numbers of keyslots. Raises ValueError, TypeError."""
+    marks = {str(untrusted.number(slot)): mark for slot, mark in dict(backup.marks).items()}
+    if not all(isinstance(mark, str) for mark in marks.values()):
+        raise TypeError("marks")
+    return backup._replace(marks=marks)

@@ -8,6 +8,7 @@ from typing import List, NamedTuple, Optional
 
 from luksext.header import Header
 from luksext.state import Store
+from luksext.untrusted import number
 
 _NAME = "reencryption"
 
@@ -27,7 +28,7 @@ def load(luks_uuid: str) -> Optional[Begun]:
     note = Store(luks_uuid).load(_NAME)
     try:
         return Begun(str(note["since"]), str(note["before"]), str(note["after"]),
-                     [int(slot) for slot in note["unbound"]])
+                     [number(slot) for slot in note["unbound"]])
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -12,7 +12,7 @@ import re
 import shutil
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import tang, tpm
+from luksext import tang, tpm, untrusted
 from luksext.errors import (CommandFailed, CommandTimeout, OptionInvalid, PinRefuses,
                             TangRefuses, TpmRefuses, UnlockRefused)
 from luksext.run import PATH, require, run
@@ -96,7 +96,7 @@ def unseal(jwe: str) -> bytes:
 def describe(jwe: str) -> Pin:
     """The pin that sealed `jwe`; `Pin("unknown", {})` where it cannot be told."""
     try:
-        header = json.loads(_base64url(jwe.split(".")[0]).decode("utf-8"))
+        header = untrusted.parse(_base64url(jwe.split(".")[0]))
         name = header["clevis"]["pin"]
         return Pin(str(name), dict(header["clevis"][name]))
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -144,8 +144,8 @@ def to_seal_again(pin: Pin) -> Pin:
         return Pin("tang", {"url": url, "adv": tang.advertised(url, pin.config.get("adv"))})
     if pin.name == "sss":
         pins: Dict[str, List[Any]] = {}
-        for jwe in pin.config.get("jwe") or []:
-            leaf = to_seal_again(describe(str(jwe)))
+        for share in shares(pin):
+            leaf = to_seal_again(share)
             pins.setdefault(leaf.name, []).append(leaf.config)
         return Pin("sss", {"t": pin.config.get("t"), "pins": pins})
     return pin

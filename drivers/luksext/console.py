@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, TextIO
 
-from luksext import alerts, repository, status, verbs
+from luksext import alerts, repository, run, status, verbs
 from luksext.errors import LuksError
 from luksext.repository import Repository
 from luksext.verb import Parameter, Verb
@@ -24,6 +24,7 @@ ATTENTION = 3
 def main(argv: List[str]) -> int:
     """Runs one verb. Returns 0; 1 failed, 2 usage, 3 done and something needs attention."""
     arguments = _parser().parse_args(argv)
+    run.keep_out_of_core_dumps()
     try:
         told = arguments.do(arguments)
     except LuksError as error:

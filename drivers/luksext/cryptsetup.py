@@ -49,6 +49,9 @@ _LUKSMETA_LARGEST = 8192
 # at the speed of a slow disk, less than a second for this much.
 _REENCRYPTION = ["--resilience", "checksum", "--resilience-hash", "sha256", "--hotzone-size", "32M"]
 
+# What `luksmeta show` prints of each slot: its number, the state of the keyslot, what is in it.
+_LUKSMETA_SLOT = re.compile(r"^ *([0-7]) +[a-z]+ +(\S+) *$", re.MULTILINE)
+
 _FORMAT_DEADLINE = 120
 _UNLOCK_DEADLINE = 60
 
@@ -247,5 +250,4 @@ def luksmeta_slots(device: str) -> Dict[int, str]:
         output = run(["luksmeta", "show", "-d", device]).stdout.decode("ascii", "replace")
     except CommandFailed:
         return {}
-    lines = [line.split() for line in output.splitlines()]
-    return {int(fields[0]): fields[2] for fields in lines if len(fields) == 3}
+    return {int(slot): uuid for slot, uuid in _LUKSMETA_SLOT.findall(output)}

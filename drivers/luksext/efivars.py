@@ -30,11 +30,17 @@ def available() -> bool:
 
 
 def read(name: str, guid: str) -> Optional[bytes]:
-    """The content of a variable, None where there is none. Raises OSError."""
+    """The content of a variable, None where there is none. Raises OSError.
+
+    name: may come from an event log, and be one that no file here can have.
+    """
+    file_name = "{}-{}".format(name, guid)
+    if "/" in file_name:
+        return None
     try:
-        with open(os.path.join(FOLDER, "{}-{}".format(name, guid)), "rb") as file:
+        with open(os.path.join(FOLDER, file_name), "rb") as file:
             return file.read()[_ATTRIBUTES:]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 

@@ -5,7 +5,13 @@ One class a cause, each with a stable code and a sentence that says what happene
 what to type next. XAPI shows the code as ``SR_BACKEND_FAILURE_<code>``. The range 6200-6299 is
 ours: no branch of the storage manager uses it (its codes are in XE_SR_ERRORCODES.xml).
 """
+import shlex
 from typing import List, Optional
+
+from luksext.untrusted import escaped, shown
+
+# Characters. No text of ours is so long: it quotes something that is.
+_LONGEST = 2000
 
 
 class LuksError(Exception):
@@ -14,12 +20,19 @@ class LuksError(Exception):
     code = 6200
 
     def __init__(self, sentence: str, remedy: str) -> None:
-        super().__init__(sentence, remedy)
-        self.sentence = sentence
-        self.remedy = remedy
+        self.sentence = _bounded(sentence)
+        self.remedy = _bounded(remedy)
+        super().__init__(self.sentence, self.remedy)
 
     def __str__(self) -> str:
         return "{} {}".format(self.sentence, self.remedy)
+
+
+def _bounded(text: str) -> str:
+    """`text` as it can be printed anywhere; of one that is too long, the start and the end."""
+    if len(text) > _LONGEST:
+        text = "{} [...] {}".format(text[:_LONGEST // 2], text[-_LONGEST // 2:])
+    return escaped(text)
 
 
 class OptionInvalid(LuksError):
@@ -29,7 +42,7 @@ class OptionInvalid(LuksError):
 
     def __init__(self, key: str, value: str, allowed: str) -> None:
         super().__init__(
-            "device-config:{}={} cannot be used.".format(key, value),
+            "device-config:{}={} cannot be used.".format(key, shown(value)),
             "Allowed: {}. Correct the value and run the command again.".format(allowed))
 
 
@@ -63,7 +76,8 @@ class CommandFailed(LuksError):
 
     def __init__(self, command: str, status: int, stderr: str) -> None:
         super().__init__(
-            "`{}` failed with status {}: {}.".format(command, status, stderr or "no message"),
+            "`{}` failed with status {}: {}.".format(
+                shown(command, 300), status, stderr or "no message"),
             "See /var/log/SMlog and `dmesg | tail` on this host.")
         self.status = status
 
@@ -75,7 +89,8 @@ class CommandTimeout(LuksError):
 
     def __init__(self, command: str, seconds: float) -> None:
         super().__init__(
-            "`{}` did not end within {:g} seconds and was stopped.".format(command, seconds),
+            "`{}` did not end within {:g} seconds and was stopped.".format(
+                shown(command, 300), seconds),
             "Look for a failing disk or TPM with `dmesg | tail`, then run the command again.")
 
 
@@ -126,8 +141,22 @@ class VerbUnknown(LuksError):
     code = 6286
 
     def __init__(self, verb: str, known: List[str]) -> None:
-        super().__init__("There is no verb {}.".format(verb),
+        super().__init__("There is no verb {}.".format(shown(verb)),
                          "Use one of: {}.".format(", ".join(known)))
+
+
+class RecordDamaged(LuksError):
+    """What XAPI noted of an SR's containers cannot be read."""
+
+    code = 6284
+
+    def __init__(self, key: str, value: str) -> None:
+        super().__init__(
+            "What XAPI noted of the SR's disks cannot be used: sm-config:{}={} is no list of LUKS "
+            "UUID, cipher and key size of each. Nothing was changed.".format(key, shown(value)),
+            "See what the disks say of themselves with `luksext status`. If that is right, forget "
+            "the note: xe sr-param-remove uuid=SR param-name=sm-config param-key={} ; then run the "
+            "command again.".format(key))
 
 
 class NoSuchKey(LuksError):
@@ -137,7 +166,8 @@ class NoSuchKey(LuksError):
 
     def __init__(self, sr_uuid: str, wanted: str, known: List[str]) -> None:
         super().__init__(
-            "The SR {} has no recovery key {}.".format(sr_uuid, wanted or "without a name"),
+            "The SR {} has no recovery key {}.".format(
+                sr_uuid, shown(wanted) or "without a name"),
             "Name one by name or slot: {}. See: luksext status --sr-uuid={}".format(
                 ", ".join(known) or "it has none", sr_uuid))
 
@@ -149,7 +179,7 @@ class SrUnknown(LuksError):
 
     def __init__(self, sr_uuid: str, reason: str) -> None:
         super().__init__(
-            "The SR {} cannot be used: {}.".format(sr_uuid or "without a UUID", reason),
+            "The SR {} cannot be used: {}.".format(shown(sr_uuid) or "without a UUID", reason),
             "List the encrypted SRs with: xe sr-list type=luksext params=uuid,name-label,host")
 
 
@@ -262,7 +292,7 @@ class HeaderMismatch(LuksError):
     def __init__(self, device: str, found: str, expected: str) -> None:
         super().__init__(
             "{} is not the container of this SR: {} where {} is expected. It was not "
-            "opened.".format(device, found, expected),
+            "opened.".format(device, shown(found), expected),
             "The disk was exchanged or its header changed. Compare `cryptsetup luksDump {}` with "
             "`xe sr-param-get uuid=SR param-name=sm-config`.".format(device))
 
@@ -335,7 +365,7 @@ class BackupOfAnother(LuksError):
     def __init__(self, device: str, found: str, expected: str) -> None:
         super().__init__(
             "The header backup is not one of {}: {} where {} is expected. Nothing was "
-            "changed.".format(device, found, expected),
+            "changed.".format(device, shown(found), expected),
             "Check with `lsblk -o NAME,SIZE,UUID,SERIAL` that this is the right disk, and choose "
             "its backup: luksext header-list")
 
@@ -373,7 +403,8 @@ class AlertUnknown(LuksError):
 
     def __init__(self, alert: str, known: List[str]) -> None:
         super().__init__(
-            "There is no alert `{}`.".format(alert), "Name one of: {}.".format(", ".join(known)))
+            "There is no alert `{}`.".format(shown(alert)),
+            "Name one of: {}.".format(", ".join(known)))
 
 
 class NoBinding(LuksError):
@@ -449,7 +480,7 @@ class TangUnreachable(UnlockRefused):
     def __init__(self, url: str, detail: str) -> None:
         super().__init__(
             "The tang server {} cannot be reached: {}.".format(url, detail),
-            "Check the network and the server with: curl -sf {}/adv".format(url))
+            "Check the network and the server with: curl -sf {}".format(shlex.quote(url + "/adv")))
 
 
 class TangRefuses(UnlockRefused):
@@ -494,7 +525,7 @@ class MappingMismatch(LuksError):
     def __init__(self, name: str, found: str, expected: str) -> None:
         super().__init__(
             "The mapping /dev/mapper/{} is not as expected: {} where {} is expected. It was not "
-            "used.".format(name, found, expected),
+            "used.".format(name, shown(found), expected),
             "Look at it with `dmsetup table {0}`, close it with `cryptsetup close {0}`, then run "
             "the command again.".format(name))
 
@@ -563,7 +594,7 @@ class NameRefused(LuksError):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(
-            "A recovery key cannot be called {}: {}.".format(name or "nothing", reason),
+            "A recovery key cannot be called {}: {}.".format(shown(name) or "nothing", reason),
             "Choose another name of at most 32 letters, digits, dots, dashes and underscores: "
             "luksext recovery-add --name=NAME")
 
@@ -612,7 +643,7 @@ class SuspensionInvalid(LuksError):
     def __init__(self, until: str) -> None:
         super().__init__(
             "Unlocking cannot be suspended until {}: a time in the future is needed, such as "
-            "2031-12-31T23:59:59Z.".format(until),
+            "2031-12-31T23:59:59Z.".format(shown(until)),
             "Give the length of the window: luksext suspend --hours=24")
 
 
@@ -740,4 +771,5 @@ class ReencryptionStuck(LuksError):
 def open_by_hand(device: str, uuid: str) -> str:
     """The remedy that always works: open the container with a recovery key."""
     return ("Open it with a recovery key: `luksext unlock` on this host (or cryptsetup open {} "
-            "luks-{} ), then run `xe pbd-plug` again and `luksext rebind`.".format(device, uuid))
+            "{} ), then run `xe pbd-plug` again and `luksext rebind`.".format(
+                device, shlex.quote("luks-" + uuid)))

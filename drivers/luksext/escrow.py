@@ -22,6 +22,9 @@ _USES = ("wrapKey", "encrypt", "deriveKey", "deriveBits")
 # What of a key's name is repeated in the JWE, to find the private key by.
 _KEY_ID = re.compile(r"[\x21-\x7e]{1,64}\Z")
 
+# A coordinate on the largest curve has 66 bytes, in base64url.
+_COORDINATE = re.compile(r"[A-Za-z0-9_-]{1,88}\Z")
+
 
 def seal(key: bytes, jwk: Dict[str, Any]) -> str:
     """`key` encrypted to the public key `jwk` (RFC 7517): a JWE in compact form.
@@ -46,12 +49,15 @@ def _for_sealing(jwk: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, str]]:
         raise EscrowKeyInvalid("it is a private key, and no longer private now")
     if jwk.get("kty") != "EC" or jwk.get("crv") not in _CURVES:
         raise EscrowKeyInvalid("it is not one EC key on {}".format(" or ".join(_CURVES)))
-    uses = str(jwk.get("key_ops", _USES))
-    if jwk.get("use", "enc") != "enc" or not any(use in uses for use in _USES):
+    uses = jwk.get("key_ops", _USES)
+    if jwk.get("use", "enc") != "enc" or not isinstance(uses, (list, tuple)) \
+            or not any(use in uses for use in _USES):
         raise EscrowKeyInvalid("it is not made for encryption")
     public = {member: jwk.get(member) for member in _PUBLIC_MEMBERS}
     if not all(isinstance(value, str) for value in public.values()):
         raise EscrowKeyInvalid("it lacks one of {}".format(", ".join(_PUBLIC_MEMBERS)))
+    if not all(_COORDINATE.match(str(public[member])) for member in ("x", "y")):
+        raise EscrowKeyInvalid("its x or y is no coordinate")
     protected = dict(_PROTECTED)
     if isinstance(jwk.get("kid"), str) and _KEY_ID.match(jwk["kid"]):
         protected["kid"] = jwk["kid"]

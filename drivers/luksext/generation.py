@@ -10,9 +10,10 @@ import json
 import re
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import clevis, cryptsetup
+from luksext import clevis, cryptsetup, untrusted
 from luksext.errors import HeaderFull
 from luksext.header import Header, read
+from luksext.untrusted import number
 
 SUBSYSTEM = "luksext"
 
@@ -223,10 +224,10 @@ class Luks1(Generation):
         for place, uuid in sorted(cryptsetup.luksmeta_slots(device).items()):
             if uuid == _NOTE_UUID:
                 try:
-                    content = json.loads(cryptsetup.luksmeta_load(device, place, uuid) or b"")
-                    kind, slot = content.pop("kind"), int(content.pop("slot"))
-                    serial, mark = int(content.pop("serial")), str(content.pop("mark"))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                    content = untrusted.parse(cryptsetup.luksmeta_load(device, place, uuid) or b"")
+                    kind, slot = content.pop("kind"), number(content.pop("slot"))
+                    serial, mark = number(content.pop("serial")), str(content.pop("mark"))
+                except (ValueError, KeyError, TypeError, AttributeError):
                     continue
                 if kind in NOTE_KINDS:
                     yield _Stored(place, serial, Note(kind, slot, content), mark)
@@ -305,23 +306,23 @@ class Luks2(Generation):
         raise HeaderFull(device, "another keyslot")
 
     def _stored(self, header: Header) -> Iterator[_Stored]:
-        for number, token in sorted(header.tokens.items()):
+        for place, token in sorted(header.tokens.items()):
             kind = str(token.get("type"))[len(_NOTE_TYPE):]
             try:
-                serial, [slot] = int(token["serial"]), map(int, token["keyslots"])
+                serial, [slot] = number(token["serial"]), map(number, token["keyslots"])
             except (ValueError, KeyError, TypeError):
                 continue
             if token.get("type") == _NOTE_TYPE + kind and kind in NOTE_KINDS:
                 data = {key: value for key, value in token.items()
                         if key not in ("type", "keyslots", "serial")}
-                yield _Stored(number, serial, Note(kind, slot, data))
+                yield _Stored(place, serial, Note(kind, slot, data))
 
     def _remove(self, device: str, header: Header, types: List[str], slot: int) -> None:
         """Removes the tokens of `types` for `slot` alone, or for none: cryptsetup takes a destroyed
         keyslot out of all tokens."""
-        for number, token in sorted(header.tokens.items()):
+        for place, token in sorted(header.tokens.items()):
             if token.get("type") in types and token.get("keyslots") in ([], [str(slot)]):
-                cryptsetup.remove_token(device, number)
+                cryptsetup.remove_token(device, place)
 
 
 GENERATIONS: Dict[int, Generation] = {1: Luks1(), 2: Luks2()}

@@ -8,12 +8,13 @@ checksums are verified, and what does not parse is `HeaderDamaged`.
 """
 import hashlib
 import io
-import json
 import os
 import struct
 from typing import Any, Dict, List, NamedTuple, Optional
 
+from luksext import untrusted
 from luksext.errors import HeaderDamaged, HeaderMissing
+from luksext.untrusted import number
 
 SECTOR = 512
 
@@ -164,32 +165,31 @@ def _luks2_metadata(disk: Any, offset: int, magic: bytes) -> Any:
 
 def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
     try:
-        metadata = json.loads(text.decode("utf-8"))
+        metadata = untrusted.parse(text)
         requirements = [str(requirement) for requirement in metadata.get("config", {}).get(
             "requirements", {}).get("mandatory", [])]
         segment, current, target = _data_segment(device, metadata, REENCRYPTION in requirements)
-        stored = {int(number): slot for number, slot in metadata["keyslots"].items()
+        stored = {number(name): slot for name, slot in metadata["keyslots"].items()
                   if slot["type"] != "reencrypt"}
-        key_bytes = {int(slot["key_size"]) for slot in stored.values()}
+        key_bytes = {number(slot["key_size"]) for slot in stored.values()}
         if len(key_bytes) > 1:
             raise HeaderDamaged(device, "its keyslots are for keys of different sizes")
         unbound = _keyslots_of_others(metadata, target or current)
-        keyslots = {number: slot for number, slot in stored.items() if number not in unbound}
+        keyslots = {name: slot for name, slot in stored.items() if name not in unbound}
         return Header(
             version=2, uuid=_text(binary[168:208]), label=_text(binary[24:72]),
             subsystem=_text(binary[208:256]), cipher=str(segment["encryption"]),
-            key_bits=8 * max(key_bytes, default=0), sector_size=int(segment["sector_size"]),
-            payload_offset=int(segment["offset"]), keyslots=sorted(keyslots),
+            key_bits=8 * max(key_bytes, default=0), sector_size=number(segment["sector_size"]),
+            payload_offset=number(segment["offset"]), keyslots=sorted(keyslots),
             keyslot_ciphers=[str(slot["area"]["encryption"]) for slot in stored.values()],
-            tokens={int(number): _without_keyslots(token, unbound)
-                    for number, token in metadata["tokens"].items()},
+            tokens={number(name): _without_keyslots(token, unbound)
+                    for name, token in metadata["tokens"].items()},
             requirements=requirements, volume_key=str(current.get("digest", "")),
             reencryption=_reencryption(metadata, target) if target else None,
             unbound=sorted(unbound & set(stored)),
-            marks={number: _mark(str(slot.get("kdf", {}).get("salt", "")).encode("utf-8"))
-                   for number, slot in keyslots.items()})
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError,
-            RecursionError) as error:
+            marks={name: _mark(str(slot.get("kdf", {}).get("salt", "")).encode("utf-8"))
+                   for name, slot in keyslots.items()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HeaderDamaged(device, "its metadata cannot be read ({!r})".format(error)) from error
 
 
@@ -225,7 +225,7 @@ def _digest_of(metadata: Any, segment: str) -> Any:
 
 def _keyslots_of_others(metadata: Any, wanted: Any) -> Any:
     """The keyslots for other volume keys than that of the digest `wanted`."""
-    return {int(slot) for digest in metadata["digests"].values() if digest is not wanted
+    return {number(slot) for digest in metadata["digests"].values() if digest is not wanted
             for slot in digest["keyslots"]}
 
 
@@ -239,7 +239,7 @@ def _without_keyslots(token: Any, unbound: Any) -> Dict[str, Any]:
 def _reencryption(metadata: Any, target: Any) -> Reencryption:
     done = [segment for number, segment in metadata["segments"].items()
             if number in target["segments"] and not segment.get("flags")]
-    return Reencryption(sum(int(segment["size"]) for segment in done), str(target["digest"]))
+    return Reencryption(sum(number(segment["size"]) for segment in done), str(target["digest"]))
 
 
 def payload_size(device: str, header: Header) -> int:

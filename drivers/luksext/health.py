@@ -12,6 +12,7 @@ from luksext import keyslots
 from luksext.container import LuksContainer
 from luksext.errors import LuksError
 from luksext.state import Store
+from luksext.untrusted import typed
 
 _NOTE = "proofs"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -48,7 +49,8 @@ def remembered(container: LuksContainer) -> List[Proof]:
     """The last proofs of the keys that are still in their keyslots."""
     note = Store(container.uuid).load(_NOTE)
     marks = _marks(container)
-    known = note.get("marks", {})
+    noted = note.get("marks")
+    known = noted if isinstance(noted, dict) else {}
     return [proof for proof in _proofs(note) if str(proof.slot) in marks
             and known.get(str(proof.slot)) == marks[str(proof.slot)]]
 
@@ -63,7 +65,7 @@ def due(container: LuksContainer, now: float, seconds: float = INTERVAL) -> bool
     if note.get("marks") != _marks(container):
         return True
     for proof in _proofs(note):
-        age = now - calendar.timegm(time.strptime(proof.at, _TIME))
+        age = now - _seconds(proof.at)
         if not 0 <= age < (seconds if proof.ok else min(seconds, _FAILED_INTERVAL)):
             return True
     return False
@@ -83,8 +85,16 @@ def _marks(container: LuksContainer) -> Dict[str, str]:
     return {str(slot): mark for slot, mark in container.header.marks.items()}
 
 
+def _seconds(at: str) -> int:
+    return calendar.timegm(time.strptime(at, _TIME))
+
+
 def _proofs(note: Dict[str, Any]) -> List[Proof]:
+    """The proofs in a note; none where it is damaged."""
     try:
-        return [Proof(**fields) for fields in note.get("proofs", [])]
-    except TypeError:
+        proofs = [typed(Proof(**fields)) for fields in note.get("proofs", [])]
+        for proof in proofs:
+            _seconds(proof.at)
+        return proofs
+    except (TypeError, ValueError):
         return []

@@ -78,7 +78,12 @@ def as_typed(text: str) -> bytes:
     try:
         return to_passphrase(text)
     except SecretInvalid:
-        return text.rstrip("\n").encode("utf-8")
+        pass
+    try:
+        # Without a locale, the console gives each byte beyond ASCII as a surrogate (PEP 383).
+        return text.rstrip("\n").encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise RecoveryKeyInvalid("it has a character that is none") from None
 
 
 def is_generated(passphrase: bytes) -> bool:

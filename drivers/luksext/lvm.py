@@ -20,6 +20,8 @@ _WRITABLE = ["--config", "global{metadata_read_only=0}"]
 
 _DEADLINE = 120
 
+_NUMBER = re.compile(r"[0-9]{1,18}\Z")
+
 
 class Volume(NamedTuple):
     """A logical volume: its device and the number of that as `major:minor`, -1:-1 while it is not
@@ -89,7 +91,7 @@ def drop(name: str) -> None:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit():
+    if not _NUMBER.match(text):
         raise ToolBroken("lvm", text)
     return int(text)
 

@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
+from luksext import untrusted
 from luksext.clevis import Pin
 from luksext.errors import OptionInvalid, SecretInvalid
 
@@ -43,6 +44,12 @@ _BANKS = ("sha1", "sha256", "sha384", "sha512", "sm3_256")
 _PIN_NAME = re.compile(r"[a-z0-9_-]{1,32}\Z")
 _UNSAFE_IN_DEVICE = re.compile(r"[^\x21-\x7e]")
 
+# As many as the mark in their headers can number.
+_MOST_DEVICES = 999
+
+# Characters. The kernel takes twice as many for an argument of a program.
+_LONGEST_PIN_CONFIG = 65536
+
 
 class Options(NamedTuple):
     """The options of an SR, checked. luks_version is None where the host shall choose."""
@@ -71,14 +78,15 @@ def parse(config: Mapping[str, str]) -> Options:
 
 
 def parse_devices(config: Mapping[str, str]) -> List[str]:
-    """The paths in `device`, which the caller knows to be there."""
-    value = config["device"]
+    """The paths in `device`. Raises OptionInvalid."""
+    value = config.get("device", "")
     paths = value.split(",")
-    allowed = "paths of disks below /dev, separated by commas, each once"
-    if any(not path.startswith("/dev/") or _UNSAFE_IN_DEVICE.search(path) or "/../" in path
+    allowed = "at most {} paths of disks below /dev, separated by commas, each once".format(
+        _MOST_DEVICES)
+    if any(not path.startswith("/dev/") or _UNSAFE_IN_DEVICE.search(path) or ".." in path.split("/")
            for path in paths):
         raise OptionInvalid("device", value, allowed)
-    if len(set(paths)) != len(paths):
+    if len(set(paths)) != len(paths) or len(paths) > _MOST_DEVICES:
         raise OptionInvalid("device", value, allowed)
     return paths
 
@@ -117,9 +125,12 @@ def parse_pin(config: Mapping[str, str]) -> Pin:
     if not _PIN_NAME.match(name):
         raise OptionInvalid("pin", name, "the name of a clevis pin, such as tpm2, tang or sss")
     text = config.get("pin-config", "{}")
+    if len(text) > _LONGEST_PIN_CONFIG:
+        raise OptionInvalid("pin-config", text,
+                            "at most {} characters".format(_LONGEST_PIN_CONFIG))
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = untrusted.parse(text)
+    except ValueError:
         raise OptionInvalid("pin-config", text, "a JSON object, such as {}") from None
     try:
         return _checked_pin(name, value, text)

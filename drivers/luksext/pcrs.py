@@ -10,7 +10,7 @@ import re
 import struct
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from luksext import eventlog, tpm
+from luksext import eventlog, tpm, untrusted
 from luksext.clevis import Pin
 from luksext.errors import ToolMissing, TpmBroken
 from luksext.run import run
@@ -67,7 +67,8 @@ def _numbers(pcr_ids: object) -> List[int]:
     """The numbers in a sealed key's pcr_ids, which clevis takes as a text or as a list."""
     words = pcr_ids if isinstance(pcr_ids, list) else str(pcr_ids or "").split(",")
     try:
-        numbers = {int(str(word)) for word in words if str(word).strip()}
+        numbers = {untrusted.number(word if isinstance(word, int) else str(word).strip())
+                   for word in words if str(word).strip()}
     except ValueError:
         raise PolicyUnknown("its PCRs cannot be read") from None
     if not numbers <= set(range(eventlog.PCRS)):

@@ -7,6 +7,7 @@ the C locale, and no terminal that it could prompt on. It ends as a `Result` or 
 import contextlib
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import time
 from typing import Iterator, List, NamedTuple, Optional, Sequence
 
 from luksext.errors import CommandFailed, CommandTimeout, TimeOver, ToolMissing, Unsupported
+from luksext.untrusted import shown
 
 log = logging.getLogger("luksext")
 
@@ -26,8 +28,14 @@ DEADLINE = 30
 # A killed program in uninterruptible sleep (failing disk) cannot be waited for.
 _REAP_SECONDS = 2
 
+# Bytes that every pipe holds at least (pipe(7), PIPE_BUF): writing them waits for no reader.
+_PIPE_HOLDS = 4096
+
 # clevis keeps wrapped keys in temporary files: they stay in memory, and with us.
 PRIVATE_DIR = "/run/luksext"
+
+# Characters of a command that are logged.
+_LOGGED = 500
 
 PACKAGES = {
     "clevis": "clevis clevis-luks",
@@ -131,7 +139,11 @@ class SecretPipe(NamedTuple):
 
 @contextlib.contextmanager
 def secret_pipe(secret: bytes) -> Iterator[SecretPipe]:
-    """Offers `secret` (at most 4 KiB, so that the pipe holds it whole) as /dev/fd/N."""
+    """Offers `secret` as /dev/fd/N. Raises Unsupported for more than a pipe holds: 4 KiB."""
+    if len(secret) > _PIPE_HOLDS:
+        raise Unsupported(
+            "A key of {} bytes cannot be handed to a program of this host.".format(len(secret)),
+            "Give one of at most {} bytes.".format(_PIPE_HOLDS))
     reader, writer = os.pipe()
     try:
         try:
@@ -162,6 +174,7 @@ def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
     Raises ToolMissing, CommandTimeout, TimeOver, CommandFailed (which quote argv and stderr, never
     stdout or stdin).
     """
+    keep_out_of_core_dumps()
     deadline = time_for("`{}`".format(" ".join(argv)), deadline)
     started = time.monotonic()
     try:
@@ -183,7 +196,7 @@ def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
         _kill(process)
         raise
     result = Result(process.returncode, stdout, stderr)
-    log.info("%s: status %d after %.1f s", " ".join(argv), result.status,
+    log.info("%s: status %d after %.1f s", _logged(argv), result.status,
              time.monotonic() - started)
     if result.status not in accept:
         raise CommandFailed(" ".join(argv), result.status, result.message)
@@ -197,6 +210,7 @@ def spawn(argv: Sequence[str], stdin: bytes, messages: str) -> int:
     alone, that gets its stderr. Returns its number as a process. Raises ToolMissing.
     """
     require(argv[0])
+    keep_out_of_core_dumps()
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     with open(os.open(messages, flags, 0o600), "wb") as log_file:
         process = subprocess.Popen(
@@ -205,7 +219,7 @@ def spawn(argv: Sequence[str], stdin: bytes, messages: str) -> int:
     _left_alone.append(process)
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # type: ignore[union-attr]
         pipe.write(stdin)
-    log.info("%s: started as process %d", " ".join(argv), process.pid)
+    log.info("%s: started as process %d", _logged(argv), process.pid)
     return process.pid
 
 
@@ -219,6 +233,19 @@ def make_private(folder: str) -> None:
             raise Unsupported(
                 "{} is not a directory that belongs to this user alone.".format(folder),
                 "Somebody tampered with it. Find out who, then remove it.") from None
+
+
+def keep_out_of_core_dumps() -> None:
+    """Leaves no memory of this process, and of the programs that it starts from now on, on a disk.
+
+    A core file is for root alone, but it stays. The limit of one byte also ends dumps that go to a
+    program, for which the kernel ignores every other limit, zero included (fs/coredump.c).
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+
+
+def _logged(argv: Sequence[str]) -> str:
+    return shown(" ".join(argv), _LOGGED)
 
 
 def _environment() -> dict:

@@ -8,6 +8,7 @@ A container has one line. One in re-encryption has a line for each volume key; a
 works on it, the mapping leads to a device NAME-overlay that has these lines, of which the part in
 work leads through NAME-hotzone-forward (lib/luks2/luks2_reencrypt.c).
 """
+import re
 from typing import Dict, List
 
 from luksext import cryptsetup, devices
@@ -16,6 +17,8 @@ from luksext.errors import MappingMismatch
 from luksext.header import SECTOR, Header
 
 OVERLAY = "-overlay"
+
+_START = re.compile(r"[0-9]{1,18}\Z")
 _HOTZONE = "-hotzone-forward"
 
 
@@ -53,6 +56,6 @@ def _check_line(mapping: Mapping, line: List[str], cipher: str, device: str,
     start, target, *found = (line[i] if i < len(line) else "?" for i in (0, 2, 3, 6, 7))
     disk = devices.number_of(device)
     below = found[1] if found[1] in bases else disk
-    expected = [cipher, below, str(bases[below] + int(start if start.isdigit() else 0))]
+    expected = [cipher, below, str(bases[below] + int(start if _START.match(start) else 0))]
     if target != "crypt" or found != expected:
         raise MappingMismatch(mapping.name, " ".join(found), " ".join(expected))

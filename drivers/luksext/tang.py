@@ -5,6 +5,7 @@ import hashlib
 import json
 from typing import Any, Dict, Optional
 
+from luksext import untrusted
 from luksext.errors import (CommandFailed, CommandTimeout, OptionInvalid, TangRefuses,
                             TangUnreachable)
 from luksext.run import run, secret_pipe
@@ -44,7 +45,7 @@ def advertised(url: str, known: Any) -> Dict[str, Any]:
     with secret_pipe(json.dumps(key).encode("ascii")) as pipe:
         try:
             run(["jose", "jws", "ver", "-i", "-", "-k", pipe.path], stdin=offer, pipes=[pipe])
-            return dict(json.loads(offer.decode("utf-8")))
+            return dict(untrusted.parse(offer))
         except (CommandFailed, ValueError, TypeError):
             raise TangRefuses(url) from None
 

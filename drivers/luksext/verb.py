@@ -8,8 +8,12 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence,
 
 from luksext.errors import ArgumentInvalid
 from luksext.repository import Repository
+from luksext.untrusted import shown
 
 Arguments = Mapping[str, str]
+
+# As Linux has it (PATH_MAX, limits.h), without the zero at the end.
+_LONGEST_PATH = 4095
 
 
 class Parameter(NamedTuple):
@@ -62,7 +66,8 @@ def check_names(verb: str, arguments: Arguments, known: Sequence[str]) -> None:
     for name in arguments:
         if name not in known:
             # Its value may be a key under a mistyped name: it is not repeated.
-            raise ArgumentInvalid(verb, "does not know the argument " + name, ", ".join(known))
+            raise ArgumentInvalid(verb, "does not know the argument " + shown(name),
+                                  ", ".join(known))
 
 
 def truth(verb: str, arguments: Arguments, name: str) -> bool:
@@ -84,5 +89,14 @@ def number(verb: str, arguments: Arguments, name: str, lowest: int, highest: int
     return int(value)
 
 
+def path(verb: str, arguments: Arguments, name: str) -> Optional[str]:
+    """A path; None where it is not given. Raises ArgumentInvalid."""
+    value = arguments.get(name)
+    if value is not None and (not value or "\0" in value or len(value) > _LONGEST_PATH):
+        raise ArgumentInvalid(verb, _not(name, value),
+                              "a path of at most {} characters".format(_LONGEST_PATH))
+    return value
+
+
 def _not(name: str, value: str) -> str:
-    return "cannot use {}={}".format(name, value)
+    return "cannot use {}={}".format(name, shown(value))

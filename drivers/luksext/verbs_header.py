@@ -8,7 +8,8 @@ from luksext import backup, state
 from luksext.backup import Backup
 from luksext.errors import ArgumentInvalid, BackupMissing
 from luksext.repository import Repository
-from luksext.verb import FORCE, Arguments, Parameter, Verb, number, truth
+from luksext.verb import FORCE, Arguments, Parameter, Verb, number, path, truth
+from luksext.untrusted import shown
 
 _DEVICE = Parameter("device", "the disk whose header was lost", required=True)
 _SERIAL = Parameter("serial", "which backup of this host, as header-list shows it "
@@ -33,7 +34,11 @@ def _list(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 def _export(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """The newest backup of each disk, each a file of its own."""
     chosen = [_of_this_host("header-export", uuid, arguments) for uuid in _luks_uuids(sr)]
-    return {"backups": [_exported(one, arguments.get("to")) for one in chosen],
+    folder = path("header-export", arguments, "to")
+    if folder is not None and not os.path.isdir(folder):
+        raise ArgumentInvalid("header-export", "cannot write to {}".format(shown(folder)),
+                              "a folder that is there on this host")
+    return {"backups": [_exported(one, folder) for one in chosen],
             "next": "Keep it where this host's disks and recovery keys are not; destroy it when a "
                     "key that it holds is revoked."}
 
@@ -43,22 +48,19 @@ def _exported(one: Backup, folder: Optional[str]) -> Dict[str, Any]:
     content = backup.export(one)
     if folder is None:
         return dict(told, content=base64.b64encode(content).decode("ascii"))
-    path = os.path.join(folder, told["file"])
-    try:
-        state.write(path, content)
-    except OSError as error:
-        raise ArgumentInvalid("header-export", "cannot write {} ({})".format(path, error.strerror),
-                              "a folder of this host that can be written") from error
-    return dict(told, file=path)
+    name = os.path.join(folder, told["file"])
+    state.write(name, content)
+    return dict(told, file=name)
 
 
 def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """Writes a backup over the header of a disk, which is then read again to prove it."""
-    device = arguments["device"]
+    device = path("header-restore", arguments, "device") or ""
     uuid = arguments.get("luks-uuid") or _lost(sr)
     force = truth("header-restore", arguments, FORCE.name)
-    if "content-file" in arguments:
-        content = _read(arguments["content-file"])
+    file = path("header-restore", arguments, "content-file")
+    if file is not None:
+        content = _read(file)
     else:
         content = backup.export(_of_this_host("header-restore", uuid, arguments))
     restored = backup.restore(device, content, uuid, force)
@@ -91,13 +93,13 @@ def _of_this_host(verb: str, luks_uuid: str, arguments: Arguments) -> Backup:
     return found[-1]
 
 
-def _read(path: str) -> bytes:
+def _read(file: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(file, "rb") as opened:
+            return opened.read(backup.LARGEST_FILE)
     except OSError as error:
         raise ArgumentInvalid("header-restore",
-                              "cannot read {} ({})".format(path, error.strerror),
+                              "cannot read {} ({})".format(shown(file), error.strerror),
                               "a file of this host that header-export made") from error
 
 

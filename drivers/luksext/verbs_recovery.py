@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The verbs for recovery keys: one key opens all disks of the SR, in a keyslot of each."""
-import json
 from typing import Any, Callable, Dict, List, Optional
 
-from luksext import backup, escrow, keys, keyslots
+from luksext import backup, escrow, keys, keyslots, untrusted
 from luksext.container import LuksContainer
 from luksext.errors import ArgumentInvalid, LuksError, NoSuchKey
 from luksext.keyslots import Slot, Way
@@ -66,8 +65,8 @@ def _escrowed(passphrase: bytes, jwk: Optional[str]) -> str:
     if not jwk:
         return ""
     try:
-        key = json.loads(jwk)
-    except (ValueError, RecursionError):
+        key = untrusted.parse(jwk)
+    except ValueError:
         raise ArgumentInvalid("recovery-add", "cannot read escrow-jwk",
                               "a public key as JWK, in JSON") from None
     return escrow.seal(passphrase, key)
@@ -110,6 +109,9 @@ def _next_name(sr: Repository, name: str) -> str:
 
 def _revoke(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """Revokes the key on every disk that has it: a revocation that was cut short is repeated."""
+    if bool(arguments.get("name")) == bool(arguments.get("slot")):
+        raise ArgumentInvalid("recovery-revoke", "needs to know which key is meant",
+                              "either name or slot, as `luksext status` shows them")
     doomed = [(container, _slot_of(container, arguments)) for container in sr.containers]
     if all(slot is None for _, slot in doomed):
         raise _no_such_key(sr, arguments)
@@ -125,7 +127,8 @@ def _revoke(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 def _slot_of(container: LuksContainer, arguments: Arguments) -> Optional[int]:
     """The keyslot that `name` or `slot` means, None where this disk has it not."""
     for slot in _revocable(container):
-        if arguments.get("slot") == str(slot.number) or slot.name == arguments.get("name"):
+        if arguments.get("slot") == str(slot.number) \
+                or (slot.name and slot.name == arguments.get("name")):
             return slot.number
     return None
 

@@ -303,7 +303,8 @@ def test_suspending_again_leaves_one_suspension(bound):
     assert len(bound.luksmeta) == (3 if bound.version == 1 else 0)
 
 
-@pytest.mark.parametrize("until", [PAST, "", "tomorrow", "2031-12-31", SOON + "\n"])
+@pytest.mark.parametrize("until", [PAST, "", "tomorrow", "2031-12-31", SOON + "\n"],
+                         ids=["past", "empty", "word", "day", "two-lines"])
 def test_a_suspension_ends_in_the_future(bound, until):
     with pytest.raises(SuspensionInvalid):
         bindings.suspend(bound.container(), bound.way, until)

@@ -68,7 +68,7 @@ def test_codes_are_stable():
         "NotPlugged": 6275, "DiskShrank": 6276, "DiskSilent": 6292, "MemoryShort": 6293,
         "TimeOver": 6294, "ToolBroken": 6295,
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
-        "ReencryptionStuck": 6283,
+        "ReencryptionStuck": 6283, "RecordDamaged": 6284,
         "ArgumentInvalid": 6285, "VerbUnknown": 6286, "NoSuchKey": 6287, "SrUnknown": 6288}
 
 

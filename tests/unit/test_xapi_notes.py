@@ -2,6 +2,7 @@
 """luksext_xapi: what XAPI is shown of an SR, raised once and withdrawn when it is cured."""
 import pytest
 
+import headers
 import luksext_xapi
 from luksext.container import Record
 
@@ -85,6 +86,6 @@ def test_the_recovery_state_is_shown(xapi):
 
 
 def test_records_are_read_back(xapi):
-    xapi.sm_config["luks_containers"] = '[["u", "aes-xts-plain64", 512]]'
-    assert luksext_xapi.records(xapi.sm_config) == [Record("u", "aes-xts-plain64", 512)]
+    xapi.sm_config["luks_containers"] = '[["{}", "aes-xts-plain64", 512]]'.format(headers.UUID)
+    assert luksext_xapi.records(xapi.sm_config) == [Record(headers.UUID, "aes-xts-plain64", 512)]
     assert luksext_xapi.records({}) == []
