@@ -123,6 +123,8 @@ def _ask(session, host, answers):
         answers.put((host, json.loads(own.xenapi.host.call_plugin(host, PLUGIN, "status", {}))))
     except XenAPI.Failure as error:
         answers.put((host, {"error": _why(error)}))
+    except (OSError, ValueError) as error:
+        answers.put((host, {"error": "Its answer cannot be read: {}.".format(error)}))
 
 
 def _why(error):

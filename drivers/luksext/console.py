@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional, TextIO
 from luksext import alerts, repository, run, status, verbs
 from luksext.errors import LuksError
 from luksext.repository import Repository
+from luksext.untrusted import escaped, shown
 from luksext.verb import Parameter, Verb
 
 OK = 0
@@ -122,7 +123,9 @@ def _user() -> str:
 
 
 def show(told: Dict[str, Any], out: TextIO) -> None:
-    """Prints what a verb told, for people; what is longer than a line comes last."""
+    """Prints what a verb told, for people; what is longer than a line comes last.
+
+    What a header says is escaped: it may hold what moves the cursor of a terminal."""
     if "text" in told:
         out.write(told["text"] + "\n")
         return
@@ -141,12 +144,13 @@ def show(told: Dict[str, Any], out: TextIO) -> None:
 def _show_answer(told: Dict[str, Any], out: TextIO) -> None:
     for key, value in told.items():
         if key not in ("schema", "next", "warnings") and value not in ("", [], None):
-            text = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True)
+            text = escaped(value) if isinstance(value, str) else json.dumps(
+                value, indent=2, sort_keys=True)
             out.write("{}: {}\n".format(key.replace("_", " "), text))
     for warning in told.get("warnings", []):
-        out.write("warning: {}\n".format(warning))
+        out.write("warning: {}\n".format(escaped(warning)))
     if told.get("next"):
-        out.write("next: {}\n".format(told["next"]))
+        out.write("next: {}\n".format(escaped(told["next"])))
 
 
 def _show_status(sr: Dict[str, Any], out: TextIO) -> None:
@@ -155,10 +159,11 @@ def _show_status(sr: Dict[str, Any], out: TextIO) -> None:
         if "error" in disk:
             out.write("  disk not readable: {}\n".format(disk["error"]["text"]))
             continue
-        out.write("  {device}: LUKS{luks_version} {luks_uuid}, {cipher} {key_bits} bits, "
-                  "{state}\n".format(state="open" if disk["open"] else "locked", **disk))
+        out.write("  {}\n".format(escaped(
+            "{device}: LUKS{luks_version} {luks_uuid}, {cipher} {key_bits} bits, {state}".format(
+                state="open" if disk["open"] else "locked", **disk))))
         for slot in disk["slots"]:
-            out.write("    slot {}: {}\n".format(slot["slot"], _slot_text(slot)))
+            out.write("    slot {}: {}\n".format(slot["slot"], shown(_slot_text(slot), 500)))
         out.write("    header backup: {}\n".format(
             disk["header_backup"] + ("" if disk["header_backup_fresh"] else " (older than the "
                                      "header)") if disk["header_backup"] else "none"))

@@ -9,7 +9,7 @@ SHELL = ["; reboot", "$(reboot)", "`reboot`", "| tee /etc/passwd", "&& reboot", 
 UNICODE = ["Zw\u00f6lf", "Zwo\u0308lf", "\u05d0\u05d1\u05d2", "\u202egnp.exe", "\u200b", "\ufeff",
            "\u0661\u0662", "\uff11", "\u0130", "\u017f", "\ud83d", "\udcff", "\U0001f511", "\x85"]
 CONTROL = ["\n", "\r\n", "\t", "\0", "\x1b[2J", "\x7f", "a\nb", "true\n", "\x08"]
-LONG = ["x" * 300, "9" * 5000, "/dev/" + "a" * 5000, "{" * 3000, "\u00e9" * 200000]
+LONG = ["x" * 300, "9" * 5000, "/dev/" + "a" * 5000, "{" * 3000, "\u00e9" * 20000]
 ALMOST = ["", " ", "true ", "True", "TRUE", "1", "0", "yes", "null", "None", "NaN", "-1", "1e9",
           "0x10", "512 ", "..", "/dev/..", "/dev//sda", "/dev/sda,", "[]", "{}", '{"t":1}']
 

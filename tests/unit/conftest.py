@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, settings
 from fake_luks import Disk
 from luksext import alive, clevis, cryptsetup, devices, run, tpm
 
-# The same examples at each run, whatever the machine is busy with.
-settings.register_profile("luksext", derandomize=True, deadline=None,
-                          suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("luksext")
+# Few examples, and the same at each run, whatever the machine is busy with. For a campaign, as many
+# others: pytest tests/unit --hypothesis-profile=campaign
+_PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", max_examples=50, derandomize=True, **_PATIENT)
+settings.register_profile("campaign", max_examples=5000, print_blob=True, **_PATIENT)
+settings.load_profile("ci")
 
 # What the scripts themselves call.
 HELPERS = ("cat", "sleep", "env", "ls", "mkdir", "rm")
