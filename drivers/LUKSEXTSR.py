@@ -23,7 +23,7 @@ if _INSTALLED not in sys.path:
 import luksext_xapi  # noqa: E402
 from luksext import container as containers  # noqa: E402
 from luksext import (  # noqa: E402
-    alive, devices, header, keys, lvm, options, repository, run)
+    alive, devices, header, keys, lvm, options, repository, run, state)
 from luksext.container import LuksContainer  # noqa: E402
 from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
 from luksext.generation import Identity  # noqa: E402
@@ -151,16 +151,16 @@ class LUKSEXTSR(EXTSR.EXTSR):
 
         XAPI ignores a failure of the first plug, so what this leaves behind must be known to open.
         """
-        with _Undo(ERASE_SECONDS) as undo:
+        with contextlib.ExitStack() as alone, _Undo(ERASE_SECONDS) as undo:
             undo.add(self._forget_recovery_secret)
-            self._create(sr_uuid, size, undo)
+            self._create(sr_uuid, size, alone, undo)
             undo.forget()
 
     @SR.deviceCheck
-    def _create(self, sr_uuid, size, undo):
+    def _create(self, sr_uuid, size, alone, undo):
         wanted = containers.prepare(options.parse(self.dconf))
         passphrase = self._recovery_passphrase()
-        self._check_devices(sr_uuid, wanted)
+        self._check_devices(sr_uuid, wanted, alone)
         made = self._make_containers(sr_uuid, wanted, passphrase, undo)
         undo.add(self._deactivate)
         with self._working_inside(made):
@@ -289,11 +289,17 @@ class LUKSEXTSR(EXTSR.EXTSR):
             ElementTree.SubElement(entry, name).text = value
         return entry
 
-    def _check_devices(self, sr_uuid, wanted):
-        """Refuses every device that must not be formatted; nothing was touched yet."""
+    def _check_devices(self, sr_uuid, wanted, alone):
+        """Refuses every device that must not be formatted; nothing was touched yet.
+
+        alone: gets a lock for each disk. Two creates at once on one disk would both find it empty,
+        and each erase what the other made.
+        """
         for device in wanted.devices:
             devices.check_exists(device)
         devices.check_distinct(wanted.devices)
+        for number in sorted(set(map(devices.disk_number, wanted.devices))):
+            alone.enter_context(state.locked("create-" + number.replace(":", "-")))
         if util.test_hostPBD_devs(self.session, sr_uuid, self.dconf["device"]):
             raise DeviceInUse(self.dconf["device"], ["another SR of this host (`xe pbd-list`)"])
         for device in wanted.devices:

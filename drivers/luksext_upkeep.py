@@ -23,7 +23,9 @@ def after_unlock(session, sr_ref, sr):
         with only_logged("cannot go on encrypting " + container.device):
             reencrypt.resume(container)
         with only_logged("cannot end the suspension"):
-            changed |= bindings.end_suspend(container)
+            # As every change of a key: an administrator may be at another.
+            with state.locked(sr.uuid):
+                changed |= bindings.end_suspend(container)
         with only_logged("cannot back up the header"):
             if changed or not backup.list_of(container.uuid):
                 backup.create(container.refreshed(), "plug")

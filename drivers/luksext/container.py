@@ -12,7 +12,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from luksext import alive, begun, clevis, cryptsetup, devices, header, keys, tables
 from luksext.cryptsetup import Format
-from luksext.errors import (Ambiguous, DeviceInUse, DeviceMissing, HeaderMismatch,
+from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
                             ReencryptionForeign, ReencryptionUnfinished, TimeOver, ToolMissing,
                             Unsupported, UnlockRefused, open_by_hand)
@@ -108,7 +108,14 @@ class LuksContainer:
             self._check_mapping()
             return False
         require(*self.generation.programs)
-        unlock()
+        try:
+            unlock()
+        except CommandFailed:
+            # Another process opened it a moment ago.
+            if self.mapping is None:
+                raise
+            self._check_mapping()
+            return False
         try:
             self._check_mapping()
         except LuksError:
@@ -408,6 +415,8 @@ def _first_error_counts() -> Iterator[None]:
 
 
 def _clear_start(device: str) -> None:
-    """Overwrites the header area: a stale luksmeta area would outlive luksFormat."""
+    """Overwrites the header area: a stale luksmeta area would outlive luksFormat. Raises
+    DeviceInUse where somebody uses it now, whatever was known of it before."""
+    devices.check_free(device)
     run(["dd", "if=/dev/zero", "of=" + device, "bs=1M", "count={}".format(_ERASED_MIB),
          "conv=fsync,notrunc"], deadline=120)

@@ -114,6 +114,12 @@ def check_free(device: str) -> None:
         raise DeviceInUse(device, holders(device)) from error
 
 
+def disk_number(device: str) -> str:
+    """`major:minor` of the disk that `device` is, or is a partition of."""
+    name = kernel_name(device)
+    return _read(os.path.join(_SYSFS, _parent(name), "dev")) or number_of(device)
+
+
 def size_of(device: str) -> int:
     """Size of `device` in bytes, 0 when it is gone. sysfs counts in units of 512 bytes."""
     return 512 * int(_attribute(device, "size") or 0)

@@ -14,7 +14,8 @@ import subprocess
 import time
 from typing import Iterator, List, NamedTuple, Optional, Sequence
 
-from luksext.errors import CommandFailed, CommandTimeout, TimeOver, ToolMissing, Unsupported
+from luksext.errors import (CommandFailed, CommandTimeout, NotWritten, TimeOver, ToolMissing,
+                            Unsupported)
 from luksext.untrusted import shown
 
 log = logging.getLogger("luksext")
@@ -207,12 +208,11 @@ def spawn(argv: Sequence[str], stdin: bytes, messages: str) -> int:
     """Starts `argv` and leaves it alone: it outlives us, and nobody waits for its end.
 
     stdin: what it reads, at most 4 KiB, so that a pipe holds it. messages: the file, for this user
-    alone, that gets its stderr. Returns its number as a process. Raises ToolMissing.
+    alone, that gets its stderr. Returns its number as a process. Raises ToolMissing, NotWritten.
     """
     require(argv[0])
     keep_out_of_core_dumps()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with open(os.open(messages, flags, 0o600), "wb") as log_file:
+    with open(open_private(messages, os.O_WRONLY | os.O_TRUNC), "wb") as log_file:
         process = subprocess.Popen(
             list(argv), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log_file,
             cwd="/", env=_environment(), start_new_session=True)
@@ -224,7 +224,8 @@ def spawn(argv: Sequence[str], stdin: bytes, messages: str) -> int:
 
 
 def make_private(folder: str) -> None:
-    """Makes `folder`, for this user alone. Raises Unsupported where it is there and is not so."""
+    """Makes `folder`, for this user alone. Raises Unsupported where it is there and is not so,
+    NotWritten."""
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
@@ -233,6 +234,19 @@ def make_private(folder: str) -> None:
             raise Unsupported(
                 "{} is not a directory that belongs to this user alone.".format(folder),
                 "Somebody tampered with it. Find out who, then remove it.") from None
+    except OSError as error:
+        raise NotWritten(folder, os.strerror(error.errno or 0)) from error
+
+
+def open_private(path: str, flags: int) -> int:
+    """The descriptor of the file `path`, for this user alone, made where it is not there.
+
+    flags: of open(2). Raises NotWritten.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise NotWritten(path, os.strerror(error.errno or 0)) from error
 
 
 def keep_out_of_core_dumps() -> None:

@@ -127,16 +127,17 @@ def locked(name: str, seconds: float = 30) -> Iterator[None]:
     """Within, no other process of this host is in a block of that `name`.
 
     Not to be nested under one name. The lock is the kernel's, so it ends with whoever holds it.
-    Raises Busy after `seconds`, TimeOver.
+    Raises Busy after `seconds`, TimeOver, NotWritten.
     """
     run.make_private(run.PRIVATE_DIR)
     path = os.path.join(run.PRIVATE_DIR, "lock-" + _checked(name))
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as lock:
+    with open(run.open_private(path, os.O_RDWR), "rb+", buffering=0) as lock:
         _take(lock, name, seconds)
-        lock.seek(0)
-        lock.truncate()
-        lock.write("{} {}".format(os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())))
-        lock.flush()
+        # Without room for that, the holder is not known, and the lock is held all the same.
+        with contextlib.suppress(OSError):
+            lock.truncate(0)
+            lock.write("{} {}".format(os.getpid(), time.strftime(
+                "%Y-%m-%dT%H:%M:%SZ", time.gmtime())).encode("ascii"))
         yield
 
 
@@ -148,7 +149,7 @@ def _take(lock: Any, name: str, seconds: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= end:
-                holder, _, since = lock.read(64).partition(" ")
+                holder, _, since = lock.read(64).decode("ascii", "replace").partition(" ")
                 raise Busy(name, holder, since) from None
         time.sleep(_RETRY_SECONDS)
 

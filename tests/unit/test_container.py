@@ -367,6 +367,20 @@ def test_a_header_that_cannot_be_read_back_is_erased(host, programs):
     assert programs.order().count("dd if=/dev/zero") == 2
 
 
+def test_a_disk_that_somebody_uses_by_now_is_not_erased(host, programs, monkeypatch):
+    """Another one made a container of it after it was found empty."""
+    device = host.disk("sdb")
+    monkeypatch.setattr(devices, "check_free", lambda path: in_use(path))
+    with pytest.raises(DeviceInUse, match=device):
+        container.format_container(device, OURS, OPTIONS, None)
+    assert "dd if=/dev/zero" not in programs.order()
+    assert "cryptsetup luksFormat" not in programs.order()
+
+
+def in_use(device):
+    raise DeviceInUse(device, ["/dev/mapper/luks-x"])
+
+
 def test_a_failure_to_erase_does_not_hide_why_formatting_failed(host, programs):
     programs.add("cryptsetup", "exit 1")
     programs.add("dd", "[ -e {0} ] && exit 1; : >{0}".format(programs.folder / "ran"))

@@ -331,6 +331,22 @@ def test_force_overwrites_a_device_whose_luks_header_is_damaged(lab):
     lab.sr(device=disk, pin="any", force="true").create(SR, 0)
 
 
+def test_two_creates_at_once_on_one_disk_do_not_meet(lab, monkeypatch):
+    """Neither do two on parts of it, whose disk is the same."""
+    disk = lab.disk("sdb")
+    parts = [lab.sysfs.partition("sdb", name, number=number)
+             for name, number in (("sdb1", "8:1"), ("sdb2", "8:2"))]
+    other, locked = lab.disk("sdc"), state.locked
+    monkeypatch.setattr(lab.driver.state, "locked", lambda name: locked(name, 0))
+    with locked("create-" + devices.number_of(disk).replace(":", "-")):
+        for device in (disk, *parts):
+            text = failure(lab, lab.sr(device=device, pin="any").create, SR, 0)
+            assert "Another command works on" in text
+        assert "clevis encrypt" not in lab.programs.order()
+        lab.sr(device=other, pin="any").create(SR, 0)
+    lab.sr(device=disk, pin="any").create(SR, 0)
+
+
 # The recovery passphrase
 
 
@@ -443,6 +459,14 @@ def test_attach_twice_is_no_error(lab):
     made.attach(SR)
     made.attach(SR)
     assert lab.open_mappings() == ["dm-sdb"]
+
+
+def test_a_container_that_another_process_opens_meanwhile_is_taken_as_it_is(lab):
+    made, disks = created(lab)
+    lab.programs.add("clevis", "cryptsetup open {} luks-{} <$log.stdin; printf key".format(
+        disks[0], header.read(disks[0]).uuid))
+    made.attach(SR)
+    assert lab.mounted and lab.open_mappings() == ["dm-sdb"]
 
 
 def test_a_failed_attach_closes_what_it_opened_and_nothing_else(lab):

@@ -82,6 +82,32 @@ def test_a_note_is_on_the_disk_before_it_takes_the_place_of_the_old_one(monkeypa
     assert done == ["fsync", "rename", "fsync"]
 
 
+def without_room(*_, **__):
+    """What any call says of a filesystem that is full, or that the kernel made read-only."""
+    raise OSError(28, "No space left on device")
+
+
+def test_a_folder_that_cannot_be_made_is_told(monkeypatch):
+    monkeypatch.setattr(run.os, "mkdir", without_room)
+    with pytest.raises(NotWritten, match=r"notes .*No space left"):
+        Store(headers.UUID).save("proofs", {})
+
+
+def test_a_lock_that_cannot_be_made_is_told(monkeypatch):
+    monkeypatch.setattr(run.os, "open", without_room)
+    with pytest.raises(NotWritten, match=r"lock-x .*No space left"):
+        with state.locked("x"):
+            pass
+
+
+def test_a_lock_is_held_though_nobody_can_be_told_by_whom(monkeypatch):
+    monkeypatch.setattr(state.time, "strftime", without_room)
+    with state.locked("x"):
+        with pytest.raises(Busy, match="unknown"):
+            with state.locked("x", 0):
+                pass
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", "a\0b", "x" * 65, ".x"])
 def test_a_name_that_leads_elsewhere_is_refused(name):
     with pytest.raises(Unsupported, match="is no LUKS UUID"):
