@@ -14,7 +14,7 @@ REAL = "/run/real"
 _WRAPPER = """#!/bin/sh
 case "$*" in {pattern})
     {real}/{name} "$@"
-    kill -9 $PPID
+    kill -{signal} $PPID
     exit;;
 esac
 exec {real}/{name} "$@"
@@ -22,14 +22,17 @@ exec {real}/{name} "$@"
 
 
 @contextmanager
-def killed_after(host: Host, program: str, pattern: str = "*") -> Iterator[None]:
-    """Within, whoever runs `program` with arguments like `pattern` (sh) is killed after it ended.
+def killed_after(
+    host: Host, program: str, pattern: str = "*", signal: str = "KILL"
+) -> Iterator[None]:
+    """Within, whoever runs `program` with arguments like `pattern` (sh) is killed after it ended,
+    by `signal`.
 
     Killed before a program is killed after the one before it.
     """
     path = host.sh(f"command -v {program}").strip()
     host.sh(f"mkdir -p {REAL}; mv {path} {path}.away; ln -sf {path}.away {REAL}/{program}")
-    wrapper = _WRAPPER.format(pattern=pattern, real=REAL, name=program)
+    wrapper = _WRAPPER.format(pattern=pattern, real=REAL, name=program, signal=signal)
     host.machine.put(path, wrapper.encode(), 0o755)
     try:
         yield
