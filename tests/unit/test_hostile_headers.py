@@ -127,7 +127,7 @@ def test_any_value_in_a_real_header_may_be_another(host, metadata, data):
 
 
 @given(st.sampled_from([1, 2]), st.data())
-def test_any_byte_of_a_real_header_may_be_another_under_a_checksum_that_is_right(host, version, data):
+def test_any_byte_of_a_real_header_may_be_another_under_a_right_checksum(host, version, data):
     content = bytearray(headers.real(version).ljust(4096, b"\0"))
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(6, 1500))] = data.draw(st.integers(0, 255))
