@@ -13,7 +13,7 @@ import pytest
 
 from conftest import Programs
 from luksext import console, run, state
-from luksext.errors import CommandFailed, Unsupported
+from luksext.errors import CommandFailed, NotWritten, Unsupported
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -126,7 +126,7 @@ def test_the_messages_of_a_program_that_is_left_alone_follow_no_link(programs, t
     victim, messages = tmp_path / "victim", tmp_path / "messages"
     victim.write_text("untouched")
     messages.symlink_to(victim)
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(NotWritten, match="symbolic links"):
         run.spawn(["worker"], b"", str(messages))
     assert victim.read_text() == "untouched"
 
