@@ -10,7 +10,10 @@ import sys
 
 import pytest
 
-PROGRAM = os.path.join(os.path.dirname(__file__), "..", "..", "libexec", "luksext-sm-plugins")
+from luksext import smplugins
+
+CHECKOUT = os.path.join(os.path.dirname(__file__), "..", "..")
+PROGRAM = os.path.join(CHECKOUT, "libexec", "luksext-sm-plugins")
 OURS = "~luksext.conf"
 BASE = "sm-plugins = ext nfs lvm\n"
 
@@ -29,7 +32,8 @@ class Host:
     def run(self):
         """Runs the program as xapi.service does: in the C locale, without further environment."""
         subprocess.run([sys.executable, PROGRAM, "--root", str(self.etc.parent)], check=True,
-                       env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
+                       env={"PATH": os.environ["PATH"], "LC_ALL": "C",
+                            "PYTHONPATH": os.path.join(CHECKOUT, "drivers")})
 
     def ours(self):
         """Our drop-in's text."""
@@ -99,8 +103,6 @@ def test_files_are_read_in_byte_order(host):
     host.add("10.conf", "sm-plugins = ten\n")
     host.run()
     assert host.ours().splitlines()[-1] == "sm-plugins = upper luksext"
-
-
 
 
 @pytest.mark.parametrize("name", ["local.conf", "99-zzz.conf", "site"])
@@ -182,3 +184,84 @@ def test_the_file_says_who_wrote_it_and_is_readable_by_all(host):
     host.run()
     assert host.ours().startswith("# Written by luksext-sm-plugins")
     assert os.stat(str(host.drop_ins / OURS)).st_mode & 0o444 == 0o444
+
+
+# What has happened to others
+
+XCP_NG = ("ext nfs iscsi lvmoiscsi dummy file hba rawhba udev iso lvm lvmohba lvmofcoe shm smb "
+          "cephfs glusterfs xfs zfs")
+# What the package xcp-ng-linstor installs, of the time before it knew of largeblock.
+LINSTOR = ("99-enable-sm-driver-linstor.conf", "sm-plugins={} ext4 linstor\n".format(XCP_NG))
+
+
+def test_an_update_that_overwrites_xapi_conf_does_not_lose_us_before_the_next_start(host):
+    host.run()
+    (host.etc / "xapi.conf").write_text("sm-plugins={} largeblock\n".format(XCP_NG))
+    assert "luksext" in host.in_effect()
+
+
+def test_what_that_update_added_is_there_after_the_next_start(host):
+    host.run()
+    (host.etc / "xapi.conf").write_text("sm-plugins={} largeblock\n".format(XCP_NG))
+    host.run()
+    assert host.in_effect() == [*XCP_NG.split(), "largeblock", "luksext"]
+
+
+def test_linstor_that_is_installed_after_us_does_not_lose_us(host):
+    host.run()
+    host.add(*LINSTOR)
+    assert "luksext" in host.in_effect()
+    host.run()
+    assert host.in_effect() == [*XCP_NG.split(), "ext4", "linstor", "luksext"]
+
+
+def test_a_list_of_linstor_that_has_gone_stale_is_not_made_better_or_worse_by_us(host):
+    """It disabled largeblock on its hosts: what it says counts, with or without us."""
+    (host.etc / "xapi.conf").write_text("sm-plugins={} largeblock\n".format(XCP_NG))
+    host.add(*LINSTOR)
+    before = host.in_effect()
+    host.run()
+    assert host.in_effect() == [*before, "luksext"]
+
+
+def test_our_own_list_does_not_go_stale(host):
+    host.add(*LINSTOR)
+    host.run()
+    host.add(LINSTOR[0], LINSTOR[1].replace("linstor", "linstor largeblock"))
+    host.run()
+    assert "largeblock" in host.in_effect()
+
+
+def test_the_file_that_moosefs_has_an_admin_write_is_kept(host):
+    host.add("99-enable-moosefs.conf", "sm-plugins=ext nfs moosefs\n")
+    host.run()
+    assert host.in_effect() == ["ext", "nfs", "moosefs", "luksext"]
+
+
+def test_of_several_definitions_everywhere_the_last_one_counts(host):
+    (host.etc / "xapi.conf").write_text("sm-plugins = a\nsm-plugins = b\n")
+    host.add("10.conf", "sm-plugins = c\nother = 1\nsm-plugins = d\n")
+    host.run()
+    assert host.in_effect() == ["d", "luksext"]
+
+
+# What is told of it
+
+def test_the_file_that_decides_is_named(host):
+    host.run()
+    plugins, path = smplugins.in_effect(str(host.etc.parent))
+    assert smplugins.accepts(plugins)
+    assert path == str(host.drop_ins / OURS)
+
+
+def test_a_file_that_sorts_behind_ours_is_found_out(host):
+    host.run()
+    host.add("~site.conf", "sm-plugins = ext\n")
+    plugins, path = smplugins.in_effect(str(host.etc.parent))
+    assert (plugins, path) == (["ext"], str(host.drop_ins / "~site.conf"))
+    assert not smplugins.accepts(plugins)
+
+
+def test_a_host_that_defines_nothing_accepts_nothing(tmp_path):
+    assert smplugins.in_effect(str(tmp_path)) == ([], "")
+    assert not smplugins.accepts([])
