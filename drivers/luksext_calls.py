@@ -1,32 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What XAPI's plugin `luksext` can be called for, by a session and arguments that are texts."""
-import contextlib
 import functools
 import json
 import logging
 import logging.handlers
-import queue
-import threading
-import time
 
 import XenAPI
 
 import luksext_adopt
+import luksext_doctor
 import luksext_encrypt
+import luksext_pool
 import luksext_upkeep
 import luksext_xapi
-from luksext import alerts, inventory, keys, options, status, verb, verbs
+from luksext import VERSION, alerts, inventory, keys, options, status, verb, verbs
 from luksext.errors import LuksError, SrUnknown
-
-PLUGIN = "luksext"
 
 # What `encrypt` takes for the device-config of the new SR, one option of the ext driver included.
 # The devices are those of the old SR.
 _ENCRYPT_OPTIONS = [name for name, _ in options.DESCRIPTIONS if name != "device"] \
     + ["preferred-image-formats"]
-
-# Seconds to wait for another host: one status of 24 disks, with reserve.
-_HOST_DEADLINE = 120
 
 
 def answering(failure, call):
@@ -76,7 +69,7 @@ def _status(session, arguments):
 
 def _host_status(session, arguments):
     """All SRs of this host, encrypted or not."""
-    host = _this_host(session)
+    host = luksext_xapi.this_host(session)
     told = []
     for pbd in session.xenapi.PBD.get_all_records().values():
         if pbd["host"] == host:
@@ -98,39 +91,7 @@ def _told(session, pbd):
 
 def _pool_status(session, arguments):
     """All SRs of all hosts; a host that cannot be asked is named with the reason."""
-    hosts = session.xenapi.host.get_all_records()
-    answers = queue.Queue()
-    for ref in hosts:
-        # Daemons: a host that never answers must not keep this process.
-        threading.Thread(target=_ask, args=(session, ref, answers), daemon=True).start()
-    told = {}
-    end = time.monotonic() + _HOST_DEADLINE
-    with contextlib.suppress(queue.Empty):
-        while len(told) < len(hosts):
-            ref, answer = answers.get(timeout=max(0, end - time.monotonic()))
-            told[ref] = answer
-    late = {"error": "It did not answer within {} seconds.".format(_HOST_DEADLINE)}
-    return {"schema": status.SCHEMA, "hosts": [
-        dict({"host_uuid": host["uuid"], "host": host["name_label"]}, **told.get(ref, late))
-        for ref, host in sorted(hosts.items(), key=lambda item: item[1]["name_label"])]}
-
-
-def _ask(session, host, answers):
-    # A session object speaks with one caller at a time.
-    own = XenAPI.xapi_local()
-    own._session = session._session
-    try:
-        answers.put((host, json.loads(own.xenapi.host.call_plugin(host, PLUGIN, "status", {}))))
-    except XenAPI.Failure as error:
-        answers.put((host, {"error": _why(error)}))
-    except (OSError, ValueError) as error:
-        answers.put((host, {"error": "Its answer cannot be read: {}.".format(error)}))
-
-
-def _why(error):
-    if error.details[0] == "XENAPI_MISSING_PLUGIN":
-        return "The package luksext is not installed on this host: install it on every host."
-    return " ".join(str(detail) for detail in error.details)
+    return {"schema": status.SCHEMA, "hosts": luksext_pool.ask(session, "status")}
 
 
 def _pool_csv(session, arguments):
@@ -143,8 +104,8 @@ def _adopt(session, arguments):
     verb.check_names("adopt", arguments, ("sr-uuid", "pin", "pin-config", "key"))
     typed = arguments.get("key")
     return dict({"schema": status.SCHEMA}, **luksext_adopt.adopt(
-        session, _this_host(session), arguments.get("sr-uuid", ""), options.parse_pin(arguments),
-        keys.as_typed(typed) if typed else None))
+        session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""),
+        options.parse_pin(arguments), keys.as_typed(typed) if typed else None))
 
 
 def _encrypt(session, arguments):
@@ -153,7 +114,7 @@ def _encrypt(session, arguments):
     verb.check_names("encrypt", arguments, ["sr-uuid", *_ENCRYPT_OPTIONS])
     config = {name: value for name, value in arguments.items() if name != "sr-uuid"}
     return {"schema": status.SCHEMA, "sr_uuid": luksext_encrypt.encrypt(
-        session, _this_host(session), arguments.get("sr-uuid", ""), config)}
+        session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""), config)}
 
 
 def _audited(name, call):
@@ -163,13 +124,23 @@ def _audited(name, call):
     return audited
 
 
+def _doctor(session, arguments):
+    """Whether this host has all that encrypted SRs need."""
+    verb.check_names("doctor", arguments, ())
+    return luksext_doctor.examine(session)
+
+
+def _version(session, arguments):
+    return {"schema": status.SCHEMA, "version": VERSION}
+
+
 def _explain(session, arguments):
     return {"schema": status.SCHEMA, "text": alerts.explain(arguments.get("code", ""))}
 
 
 def _sr(session, sr_uuid):
     """The SR of that UUID, and the device-config of its PBD on this host. Raises SrUnknown."""
-    host = _this_host(session)
+    host = luksext_xapi.this_host(session)
     try:
         sr_ref = session.xenapi.SR.get_by_uuid(sr_uuid)
     except XenAPI.Failure:
@@ -180,14 +151,6 @@ def _sr(session, sr_uuid):
         if session.xenapi.PBD.get_host(pbd) == host:
             return sr_ref, session.xenapi.PBD.get_device_config(pbd)
     raise SrUnknown(sr_uuid, "it has no PBD on this host, on which the plugin was called")
-
-
-def _this_host(session):
-    with open("/etc/xensource-inventory", encoding="ascii") as inventory_file:
-        for line in inventory_file:
-            if line.startswith("INSTALLATION_UUID="):
-                return session.xenapi.host.get_by_uuid(line.split("=", 1)[1].strip().strip("'"))
-    raise SrUnknown("", "/etc/xensource-inventory does not name this host")
 
 
 def _user(session):
@@ -207,4 +170,4 @@ def _publish(session, sr_ref, device_config):
 CALLS = {name: _verb(name) for name in verbs.VERBS}
 CALLS.update({"status": _status, "pool-status": _pool_status, "pool-csv": _pool_csv,
               "adopt": _audited("adopt", _adopt), "encrypt": _audited("encrypt", _encrypt),
-              "explain": _explain})
+              "doctor": _doctor, "version": _version, "explain": _explain})

@@ -5,7 +5,7 @@ Used by the driver and by the plugin, both with a session; nothing of the storag
 """
 import re
 
-from luksext import alerts, options, repository, untrusted
+from luksext import alerts, installation, options, repository, untrusted
 from luksext.container import Record
 from luksext.errors import RecordDamaged
 
@@ -18,6 +18,11 @@ ALERTS = "luks_alerts"
 
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
+
+
+def this_host(session):
+    """The reference of this host. Raises HostUnknown."""
+    return session.xenapi.host.get_by_uuid(installation.uuid())
 
 
 def records(sm_config):

@@ -6,3 +6,5 @@ the storage manager nor XAPI: the driver LUKSEXTSR stands between them.
 
 Everything here runs on Python 3.6 (dom0 of XCP-ng 8.3) and on current Python.
 """
+
+VERSION = "1.0.0"

@@ -4,9 +4,10 @@
 Each has a stable code, under which XAPI gets a message about the SR; `luksext explain CODE` tells
 the rest. In the texts, SR_UUID stands for the SR's UUID.
 """
-from typing import Dict, NamedTuple
+from typing import Dict, NamedTuple, Union
 
 from luksext.errors import AlertUnknown
+from luksext.findings import FINDINGS, Finding
 
 
 class Alert(NamedTuple):
@@ -86,8 +87,12 @@ ALERTS: Dict[str, Alert] = {alert.code: alert for alert in _ALL}
 
 
 def explain(code: str) -> str:
-    """All that there is to say of an alert, for a person. Raises AlertUnknown."""
-    alert = ALERTS.get(code.upper())
-    if alert is None:
-        raise AlertUnknown(code, sorted(ALERTS))
-    return "{}: {}\n{}\n{}".format(alert.code, alert.name, alert.summary, alert.remedy)
+    """All that there is to say of an alert, or a finding of doctor, for a person.
+
+    Raises AlertUnknown.
+    """
+    known: Dict[str, Union[Alert, Finding]] = {**ALERTS, **FINDINGS}
+    told = known.get(code.upper())
+    if told is None:
+        raise AlertUnknown(code, sorted(known))
+    return "{}: {}\n{}\n{}".format(told.code, told.name, told.summary, told.remedy)

@@ -10,11 +10,15 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, TextIO
 
-from luksext import alerts, repository, run, status, verbs
+from luksext import alerts, doctor, installation, repository, run, status, verbs
 from luksext.errors import LuksError
+from luksext.findings import found
 from luksext.repository import Repository
 from luksext.untrusted import escaped, shown
 from luksext.verb import Parameter, Verb
+
+# Seconds; the plugin itself waits for other hosts of the pool.
+_DOCTOR_DEADLINE = 300
 
 OK = 0
 FAILED = 1
@@ -23,7 +27,8 @@ ATTENTION = 3
 
 
 def main(argv: List[str]) -> int:
-    """Runs one verb. Returns 0; 1 failed, 2 usage, 3 done and something needs attention."""
+    """Runs one verb. Returns 0; 1 failed, or doctor found something; 2 usage; 3 done and something
+    needs attention."""
     arguments = _parser().parse_args(argv)
     run.keep_out_of_core_dumps()
     try:
@@ -35,6 +40,8 @@ def main(argv: List[str]) -> int:
         print(json.dumps(told, indent=2, sort_keys=True))
     else:
         show(told, sys.stdout)
+    if told.get("findings"):
+        return FAILED
     return ATTENTION if _needs_attention(told) else OK
 
 
@@ -51,8 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     subparsers.required = True
     for verb in verbs.VERBS.values():
         _add_verb(subparsers, verb)
-    explain = _add(subparsers, "explain", "what an alert or error code means and what to do")
-    explain.add_argument("code", help="such as LUKS-W003 or 6234")
+    examine = _add(subparsers, "doctor", "whether this host has all that encrypted SRs need")
+    examine.set_defaults(do=lambda arguments: _examine())
+    explain = _add(subparsers, "explain", "what an alert or a finding of doctor means, what to do")
+    explain.add_argument("code", help="such as LUKS-W003 or LUKS-D021")
     explain.set_defaults(do=lambda arguments: {"text": alerts.explain(arguments.code)})
     return parser
 
@@ -87,6 +96,16 @@ def _do(verb: Verb, arguments: argparse.Namespace) -> Dict[str, Any]:
         return {"schema": status.SCHEMA,
                 "srs": [status.of(sr) for sr in repository.all_of_host()]}
     return verbs.run(verb, _sr(arguments.sr_uuid), given, _user())
+
+
+def _examine() -> Dict[str, Any]:
+    """Through XAPI's plugin, which knows more; where it cannot be asked, what this host shows."""
+    try:
+        return json.loads(run.run(
+            ["xe", "host-call-plugin", "host-uuid=" + installation.uuid(), "plugin=luksext",
+             "fn=doctor"], deadline=_DOCTOR_DEADLINE).stdout.decode("utf-8"))
+    except (LuksError, ValueError) as error:
+        return doctor.report([*doctor.examine(), found("LUKS-D030", REASON=str(error))])
 
 
 def _value(parameter: Parameter, arguments: argparse.Namespace) -> Optional[str]:
@@ -128,6 +147,12 @@ def show(told: Dict[str, Any], out: TextIO) -> None:
     What a header says is escaped: it may hold what moves the cursor of a terminal."""
     if "text" in told:
         out.write(told["text"] + "\n")
+        return
+    if "findings" in told:
+        for one in told["findings"]:
+            out.write("{code}: {name}\n  {text}\n  {next}\n".format(**one))
+        if told["ok"]:
+            out.write("This host has all that encrypted SRs need.\n")
         return
     if "srs" in told:
         for sr in told["srs"]:

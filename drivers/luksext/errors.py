@@ -768,6 +768,18 @@ class ReencryptionStuck(LuksError):
             "Restart this host: the next plug repairs that part, and the re-encryption goes on.")
 
 
+class HostUnknown(LuksError):
+    """dom0's inventory does not say which host of the pool this is."""
+
+    code = 6296
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            "{} does not say which host of the pool this is.".format(path),
+            "It should have a line INSTALLATION_UUID='UUID' with the UUID that `xe host-list` "
+            "shows of this host.")
+
+
 def open_by_hand(device: str, uuid: str) -> str:
     """The remedy that always works: open the container with a recovery key."""
     return ("Open it with a recovery key: `luksext unlock` on this host (or cryptsetup open {} "

@@ -39,6 +39,7 @@ PRIVATE_DIR = "/run/luksext"
 _LOGGED = 500
 
 PACKAGES = {
+    "cryptsetup": "cryptsetup",
     "clevis": "clevis clevis-luks",
     "jose": "jose",
     "tpm2_createprimary": "tpm2-tools",

@@ -19,6 +19,10 @@ _DEADLINE = 20
 # TPMA_PERMANENT.inLockout, bit 9 (TPM 2.0 Library, Part 2, 8.6), as tpm2-tools print it.
 _IN_LOCKOUT = re.compile(r"inLockout:\s*(1|set)", re.IGNORECASE)
 
+# TPMA_PERMANENT.ownerAuthSet and TPMA_STARTUP_CLEAR.shEnable (8.6, 8.7).
+_OWNER_HAS_PASSWORD = re.compile(r"ownerAuthSet:\s*(1|set)", re.IGNORECASE)
+_OWNER_DISABLED = re.compile(r"shEnable:\s*(0|clear)", re.IGNORECASE)
+
 
 def check() -> None:
     """Raises NoTpm, TpmBroken or TpmLockout where the TPM cannot serve; else returns."""
@@ -28,6 +32,19 @@ def check() -> None:
         return
     if _IN_LOCKOUT.search(_variable_properties()):
         raise TpmLockout()
+
+
+def owner_problem() -> str:
+    """Why clevis cannot make keys in the owner hierarchy; empty where it can, or cannot be told.
+
+    Raises TpmBroken.
+    """
+    if shutil.which("tpm2_getcap", path=PATH) is None:
+        return ""
+    properties = _variable_properties()
+    if _OWNER_DISABLED.search(properties):
+        return "is disabled"
+    return "has a password" if _OWNER_HAS_PASSWORD.search(properties) else ""
 
 
 def _variable_properties() -> str:

@@ -10,6 +10,7 @@ import pytest
 from fake_xapi import XenAPI  # before what imports XenAPI
 
 import luksext_calls
+import luksext_pool
 from luksext import inventory
 from luksext.errors import NoTpm
 
@@ -68,7 +69,7 @@ def session(monkeypatch):
         return SimpleNamespace(xenapi=SimpleNamespace(host=SimpleNamespace(
             call_plugin=lambda host, plugin, verb, arguments: answer_of(host))))
 
-    monkeypatch.setattr(luksext_calls.XenAPI, "xapi_local", local, raising=False)
+    monkeypatch.setattr(luksext_pool.XenAPI, "xapi_local", local, raising=False)
     return SimpleNamespace(_session="S", xenapi=SimpleNamespace(
         host=SimpleNamespace(get_all_records=lambda: HOSTS)))
 
@@ -81,8 +82,8 @@ def test_the_pool_tells_of_every_host_also_of_those_that_cannot_be_asked(session
 
 
 def test_a_host_that_never_answers_is_named(session, monkeypatch):
-    monkeypatch.setattr(luksext_calls, "_HOST_DEADLINE", 0.05)
-    monkeypatch.setattr(luksext_calls, "_ask", lambda *arguments: None)
+    monkeypatch.setattr(luksext_pool, "_HOST_DEADLINE", 0.05)
+    monkeypatch.setattr(luksext_pool, "_ask", lambda *arguments: None)
     told = luksext_calls.CALLS["pool-status"](session, {})["hosts"]
     assert all("did not answer" in host["error"] for host in told)
 

@@ -2,11 +2,13 @@
 """console: the verbs as commands; what is shown to people, and the status that it ends with."""
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from luksext import console, repository, status, verbs
-from luksext.errors import LuksError
+from luksext import console, doctor, installation, repository, status, verbs
+from luksext.errors import CommandFailed, LuksError
+from luksext.findings import found
 from luksext.repository import Repository
 
 SR = "0b9b0d2a-3c4d-4e5f-8a6b-1c2d3e4f5a6b"
@@ -102,3 +104,61 @@ def test_an_alert_is_explained(capsys):
     assert console.main(["explain", "LUKS-W003"]) == console.OK
     assert "rebind" in capsys.readouterr().out
     assert console.main(["explain", "LUKS-W999"]) == console.FAILED
+
+
+# doctor
+
+@pytest.fixture
+def xe(monkeypatch):
+    """What `xe host-call-plugin` answers: a text, or an error that it ends with."""
+    made = SimpleNamespace(answer="", calls=[])
+
+    def run(argv, deadline):
+        made.calls.append(argv)
+        if isinstance(made.answer, LuksError):
+            raise made.answer
+        return SimpleNamespace(stdout=made.answer.encode())
+
+    monkeypatch.setattr(console, "run", run)
+    monkeypatch.setattr(installation, "uuid", lambda: "HOST-UUID")
+    monkeypatch.setattr(doctor, "examine", lambda: [])
+    return made
+
+
+def test_a_host_in_order_ends_with_0(xe, capsys):
+    xe.answer = json.dumps(doctor.report([])) + "\n"
+    assert console.main(["doctor"]) == console.OK
+    assert "has all that encrypted SRs need" in capsys.readouterr().out
+    assert xe.calls == [["xe", "host-call-plugin", "host-uuid=HOST-UUID", "plugin=luksext",
+                         "fn=doctor"]]
+
+
+def test_what_the_plugin_found_is_told_and_ends_with_1(xe, capsys):
+    xe.answer = json.dumps(doctor.report([found("LUKS-D031")]))
+    assert console.main(["doctor"]) == console.FAILED
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "LUKS-D031: SR type not registered"
+    assert "XAPI has no record" in shown[1]
+    assert "xe-toolstack-restart" in shown[2]
+    assert len(shown) == 3
+
+
+def test_the_findings_as_json_are_those_of_the_plugin(xe, capsys):
+    xe.answer = json.dumps(doctor.report([found("LUKS-D031")]))
+    console.main(["doctor", "--json"])
+    assert json.loads(capsys.readouterr().out) == json.loads(xe.answer)
+
+
+@pytest.mark.parametrize("answer", [CommandFailed("xe", 1, "Connection refused"), "no JSON"])
+def test_while_xapi_is_down_the_host_itself_is_examined(xe, monkeypatch, capsys, answer):
+    xe.answer = answer
+    monkeypatch.setattr(doctor, "examine", lambda: [found("LUKS-D010")])
+    assert console.main(["doctor", "--json"]) == console.FAILED
+    told = json.loads(capsys.readouterr().out)
+    assert [one["code"] for one in told["findings"]] == ["LUKS-D010", "LUKS-D030"]
+    assert "REASON" not in told["findings"][1]["text"]
+
+
+def test_a_finding_is_explained(capsys):
+    assert console.main(["explain", "LUKS-D021"]) == console.OK
+    assert "systemctl daemon-reload" in capsys.readouterr().out

@@ -69,7 +69,8 @@ def test_codes_are_stable():
         "TimeOver": 6294, "ToolBroken": 6295,
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
         "ReencryptionStuck": 6283, "RecordDamaged": 6284,
-        "ArgumentInvalid": 6285, "VerbUnknown": 6286, "NoSuchKey": 6287, "SrUnknown": 6288}
+        "ArgumentInvalid": 6285, "VerbUnknown": 6286, "NoSuchKey": 6287, "SrUnknown": 6288,
+        "HostUnknown": 6296}
 
 
 @pytest.mark.skipif(not os.environ.get("SM"), reason="needs the storage manager (SM=checkout)")

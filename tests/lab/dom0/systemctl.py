@@ -330,8 +330,9 @@ def show(unit: Unit, properties: list[str]) -> int:
         "Result": "exit-code" if state(unit) == "failed" else "success",
         "FragmentPath": str(unit.files()[0]),
         "DropInPaths": " ".join(str(path) for path in unit.files()[1:]),
-        "ExecStart": "; ".join(shlex.join(command.argv) for command in unit.commands("ExecStart")),
     }
+    for key in ("ExecStartPre", "ExecStart"):
+        values[key] = "; ".join(shlex.join(command.argv) for command in unit.commands(key))
     for name in properties or values:
         print(f"{name}={values.get(name, '')}")
     return 0

@@ -156,10 +156,11 @@ def test_environment_and_show(
                    f"ExecStart=/bin/sh -c 'echo $A $B > {out}'")
     assert systemctl("start", "e@i") == 0
     assert out.read_text() == "1 two words\n"
-    systemctl.unit("e@.service.d/x.conf", "Nice=19")
-    assert systemctl("show", "-p", "DropInPaths,ActiveState", "e@i") == 0
+    systemctl.unit("e@.service.d/x.conf", "Nice=19", "ExecStartPre=-/bin/true %i")
+    assert systemctl("show", "-p", "DropInPaths,ActiveState,ExecStartPre", "e@i") == 0
     assert capsys.readouterr().out == (
         f"DropInPaths={systemctl.units}/e@.service.d/x.conf\nActiveState=inactive\n"
+        "ExecStartPre=/bin/true i\n"
     )
 
 
