@@ -14,6 +14,7 @@ LIBEXEC_DIR = /opt/xensource/libexec
 PLUGINS_DIR = /etc/xapi.d/plugins
 SBIN_DIR = /usr/sbin
 UNIT_DIR = /usr/lib/systemd/system
+XSCONSOLE_DIR = /usr/lib64/xsconsole/plugins-extras
 # Where XAPI may look for drivers (its sm-dir).
 DRIVER_DIRS ?= $(SM_DIR)
 PYTHON_SITE ?= $(shell python3 -c "import sysconfig; print(sysconfig.get_path('purelib'))")
@@ -41,6 +42,7 @@ lint: $(VENV)/ready
 unit: $(VENV)/ready
 	tools/unit-tests $(VENV)/bin/python
 
+# Of the real xsconsole, when XSCONSOLE names a checkout of it.
 package: $(VENV)/ready
 	$(VENV)/bin/python -m pytest tests/package
 
@@ -92,7 +94,7 @@ $(NPM)/ready: tests/xo/package.json tools/install-packages
 
 install:
 	install -d $(DESTDIR)$(SM_DIR)/luksext $(DESTDIR)$(LIBEXEC_DIR) $(DESTDIR)$(PYTHON_SITE) \
-	  $(DESTDIR)$(PLUGINS_DIR) $(DESTDIR)$(SBIN_DIR)
+	  $(DESTDIR)$(PLUGINS_DIR) $(DESTDIR)$(SBIN_DIR) $(DESTDIR)$(XSCONSOLE_DIR)
 	install -m 755 drivers/LUKSEXTSR.py $(DESTDIR)$(SM_DIR)
 	for folder in $(DRIVER_DIRS); do \
 	  install -d $(DESTDIR)$$folder; \
@@ -104,6 +106,7 @@ install:
 	install -m 755 drivers/plugins/luksext $(DESTDIR)$(PLUGINS_DIR)
 	install -m 755 bin/luksext $(DESTDIR)$(SBIN_DIR)
 	install -m 644 python/luksext_plugins.py python/luksext.pth $(DESTDIR)$(PYTHON_SITE)
+	install -m 644 xsconsole/XSFeatureLuksExt.py $(DESTDIR)$(XSCONSOLE_DIR)
 	for unit in SMGC@ xapi; do \
 	  install -d $(DESTDIR)$(UNIT_DIR)/$$unit.service.d; \
 	  install -m 644 systemd/$$unit.service.d/luksext.conf $(DESTDIR)$(UNIT_DIR)/$$unit.service.d; \
@@ -115,6 +118,7 @@ uninstall:
 	  $(DESTDIR)$(SM_DIR)/luksext_*.py $(DESTDIR)$(PLUGINS_DIR)/luksext $(DESTDIR)$(SBIN_DIR)/luksext \
 	  $(DESTDIR)$(LIBEXEC_DIR)/luksext-* \
 	  $(DESTDIR)$(PYTHON_SITE)/luksext_plugins.py $(DESTDIR)$(PYTHON_SITE)/luksext.pth \
+	  $(DESTDIR)$(XSCONSOLE_DIR)/XSFeatureLuksExt.py \
 	  $(DESTDIR)$(UNIT_DIR)/SMGC@.service.d/luksext.conf \
 	  $(DESTDIR)$(UNIT_DIR)/xapi.service.d/luksext.conf \
 	  $(DESTDIR)/etc/xapi.conf.d/~luksext.conf
