@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from luksext import run
+from luksext import VERSION, run
 from tests.package.dom0 import XCP_NG_8, XCP_NG_9, Dom0, RpmError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,9 @@ def test_rpmlint_finds_nothing(packages: dict[str, Path]) -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     version = re.search(r"^Version: (\S+)", SPEC.read_text(), re.MULTILINE)
     assert version
-    assert f'version = "{version[1]}"' in (CHECKOUT / "pyproject.toml").read_text()
+    assert version[1] == VERSION
+    assert f'version = "{VERSION}"' in (CHECKOUT / "pyproject.toml").read_text()
+    assert f"luksext-{VERSION}-1.xcpng8.3.noarch.rpm" in (CHECKOUT / "docs/install.md").read_text()
     assert f"- {version[1]}-" in SPEC.read_text().split("%changelog")[1]
 
 

@@ -136,3 +136,27 @@ def test_a_host_that_lost_the_registration_gets_it_back(
         assert set(findings(host)) == {"LUKS-D023", "LUKS-D026", "LUKS-D031"}
     host.sh(RESTART, timeout=300)
     assert findings(host) == {}
+
+
+# What the package has put into dom0, of which an ISO upgrade leaves nothing.
+FILES = ("$(find /opt/xensource /etc/xapi.d /etc/xapi.conf.d /usr/sbin /usr/lib/python3"
+         "/dist-packages /usr/lib/systemd/system /usr/lib64/xsconsole"
+         r" -iname '*luksext*' -not -name '*.service.d')")
+
+
+def test_after_an_upgrade_of_the_host_by_iso_the_documented_way_leads_back(
+    host: Host, disk: Disk
+) -> None:
+    sr = host.create_unbound_sr(disk)
+    vdi = sr.create_vdi()
+    sr.unplug()
+    host.sh(f"tar czf /run/package.tar {FILES}; rm -r {FILES}; {RESTART}", timeout=300)
+    with pytest.raises(XeError, match="SR_UNKNOWN_DRIVER"):
+        sr.plug()
+    host.sh(f"tar xzf /run/package.tar -C /; rm {DROP_IN}; {RESTART}", timeout=300)
+    told = findings(host)
+    assert list(told) == ["LUKS-D036"]
+    host.sh(told["LUKS-D036"]["next"])
+    assert host.xe("vdi-list", sr_uuid=sr.uuid, params="uuid", minimal=True) == vdi
+    host.xe("vdi-destroy", uuid=vdi)
+    sr.destroy()
