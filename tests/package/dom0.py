@@ -23,8 +23,9 @@ PROGRAMS = ("sh", "rm", "rmdir", "cat", "sed", "timeout")
 # The packages of XCP-ng 8.3, at the versions that it has.
 XCP_NG_8 = {
     "sm": "3.2.12-21.9.xcpng8.3", "xapi-core": "26.1.4-1.1.xcpng8.3",
-    "cryptsetup": "2.0.3-6.el7", "clevis": "7-8.el7", "clevis-luks": "7-8.el7",
-    "luksmeta": "8-2.el7", "jose": "10-1.el7", "tpm2-tools": "3.0.4-3.el7",
+    "cryptsetup": "2.0.3-6.el7", "curl": "7.29.0-59.el7", "clevis": "7-8.el7",
+    "clevis-luks": "7-8.el7", "luksmeta": "8-2.el7", "jose": "10-1.el7",
+    "tpm2-tools": "3.0.4-3.el7",
     "lvm2": "7:2.02.180-18.xs.1.xcpng8.3", "device-mapper": "7:1.02.149-18.xs.1.xcpng8.3",
     "e2fsprogs": "1.47.0-1.xcpng8.3", "util-linux": "2.23.2-52.el7",
     "systemd": "219-57.5.xs8.xcpng8.3", "python(abi)": "3.6",
@@ -33,8 +34,9 @@ XCP_NG_8 = {
 # Those of an EL10 with version 4 of the storage manager.
 XCP_NG_9 = {
     "sm": "4.1.14-1.xcpng9", "xapi-core": "26.4.0-1.xcpng9",
-    "cryptsetup": "2.7.3-3.el10", "clevis": "21-8.el10", "clevis-luks": "21-8.el10",
-    "luksmeta": "9-24.el10", "jose": "14-102.el10", "tpm2-tools": "5.7-3.el10",
+    "cryptsetup": "2.7.3-3.el10", "curl": "8.9.1-5.el10", "clevis": "21-8.el10",
+    "clevis-luks": "21-8.el10", "luksmeta": "9-24.el10", "jose": "14-102.el10",
+    "tpm2-tools": "5.7-3.el10",
     "lvm2": "10:2.03.28-6.el10", "device-mapper": "10:1.02.202-6.el10",
     "e2fsprogs": "1.47.1-3.el10", "util-linux": "2.40.2-10.el10",
     "systemd": "257-9.el10", "python(abi)": "3.12",
