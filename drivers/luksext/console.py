@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, TextIO
 
-from luksext import alerts, doctor, installation, repository, run, status, verbs
+from luksext import alerts, doctor, installation, repository, run, status, untrusted, verbs
 from luksext.errors import LuksError
 from luksext.findings import found
 from luksext.repository import Repository
@@ -101,9 +101,9 @@ def _do(verb: Verb, arguments: argparse.Namespace) -> Dict[str, Any]:
 def _examine() -> Dict[str, Any]:
     """Through XAPI's plugin, which knows more; where it cannot be asked, what this host shows."""
     try:
-        return json.loads(run.run(
+        return untrusted.parse(run.run(
             ["xe", "host-call-plugin", "host-uuid=" + installation.uuid(), "plugin=luksext",
-             "fn=doctor"], deadline=_DOCTOR_DEADLINE).stdout.decode("utf-8"))
+             "fn=doctor"], deadline=_DOCTOR_DEADLINE).stdout)
     except (LuksError, ValueError) as error:
         return doctor.report([*doctor.examine(), found("LUKS-D030", REASON=str(error))])
 
@@ -150,7 +150,8 @@ def show(told: Dict[str, Any], out: TextIO) -> None:
         return
     if "findings" in told:
         for one in told["findings"]:
-            out.write("{code}: {name}\n  {text}\n  {next}\n".format(**one))
+            out.write("{}: {}\n  {}\n  {}\n".format(
+                *(escaped(one[key]) for key in ("code", "name", "text", "next"))))
         if told["ok"]:
             out.write("This host has all that encrypted SRs need.\n")
         return

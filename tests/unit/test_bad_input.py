@@ -18,6 +18,7 @@ from fake_luks import Disk
 from fake_xapi import Xapi  # before what imports XenAPI
 
 import luksext_calls
+import luksext_doctor
 import luksext_xapi
 from luksext import (audit, backup, begun, clevis, console, container, cryptsetup, devices, health,
                      keys, options, repository, run, started, state, status, tpm, verbs)
@@ -304,7 +305,7 @@ def session():
     xapi.add("PBD", SR=sr, host=xapi.this, currently_attached=True,
              device_config={"device": "/dev/sdb"}, other_config={})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(luksext_calls, "_this_host", lambda session: xapi.this)
+        patch.setattr(luksext_xapi, "this_host", lambda session: xapi.this)
         patch.setattr(luksext_calls, "_user", lambda session: "admin")
         patch.setattr(luksext_calls, "_publish", lambda *words: None)
         yield xapi
@@ -319,6 +320,7 @@ def test_a_call_of_the_plugin_is_answered_in_json_or_fails_as_xapi_shows_it(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(luksext_xapi, "repository_of", lambda *words: sr)
         patch.setattr(verbs, "run", lambda *words: {"ok": True})
+        patch.setattr(luksext_doctor, "examine", lambda *words: {"ok": True})
         for pool in ("pool-status", "pool-csv"):
             patch.setitem(luksext_calls.CALLS, pool, lambda *words: {"hosts": []})
         call = luksext_calls.answering(Failure, luksext_calls.CALLS[name])

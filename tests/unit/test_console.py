@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from luksext import console, doctor, installation, repository, status, verbs
+from luksext import console, doctor, installation, repository, run, status, verbs
 from luksext.errors import CommandFailed, LuksError
 from luksext.findings import found
 from luksext.repository import Repository
@@ -113,13 +113,13 @@ def xe(monkeypatch):
     """What `xe host-call-plugin` answers: a text, or an error that it ends with."""
     made = SimpleNamespace(answer="", calls=[])
 
-    def run(argv, deadline):
+    def fake_run(argv, deadline):
         made.calls.append(argv)
         if isinstance(made.answer, LuksError):
             raise made.answer
         return SimpleNamespace(stdout=made.answer.encode())
 
-    monkeypatch.setattr(console, "run", run)
+    monkeypatch.setattr(run, "run", fake_run)
     monkeypatch.setattr(installation, "uuid", lambda: "HOST-UUID")
     monkeypatch.setattr(doctor, "examine", lambda: [])
     return made
