@@ -22,7 +22,8 @@ PROGRAMS = ("sh", "rm", "rmdir", "cat", "sed", "timeout")
 
 # The packages of XCP-ng 8.3, at the versions that it has.
 XCP_NG_8 = {
-    "sm": "3.2.12-21.9.xcpng8.3", "xapi-core": "26.1.4-1.1.xcpng8.3",
+    "sm": "3.2.12-21.9.xcpng8.3", "xapi-core": "26.1.4-3.1.xcpng8.3",
+    "xapi-xe": "26.1.4-3.1.xcpng8.3",
     "cryptsetup": "2.0.3-6.el7", "curl": "7.29.0-59.el7", "clevis": "7-8.el7",
     "clevis-luks": "7-8.el7", "luksmeta": "8-2.el7", "jose": "10-1.el7",
     "tpm2-tools": "3.0.4-3.el7",
@@ -33,7 +34,7 @@ XCP_NG_8 = {
 
 # Those of an EL10 with version 4 of the storage manager.
 XCP_NG_9 = {
-    "sm": "4.1.14-1.xcpng9", "xapi-core": "26.4.0-1.xcpng9",
+    "sm": "4.1.14-1.xcpng9", "xapi-core": "26.4.0-1.xcpng9", "xapi-xe": "26.4.0-1.xcpng9",
     "cryptsetup": "2.7.3-3.el10", "curl": "8.9.1-5.el10", "clevis": "21-8.el10",
     "clevis-luks": "21-8.el10", "luksmeta": "9-24.el10", "jose": "14-102.el10",
     "tpm2-tools": "5.7-3.el10",
