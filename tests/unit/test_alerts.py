@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """alerts: stable codes, each with a text, a command to type, and a row in the docs."""
-import os
 import re
 
 import pytest
 
+import doc_rows
 from luksext import alerts
 from luksext.alerts import ALERTS
 from luksext.errors import AlertUnknown
 
-DOCS = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "alerts.md")
-
 
 def documented():
     """(code, name, priority, cause, remedy) of each row of the docs."""
-    with open(DOCS, encoding="utf-8") as file:
-        rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-                for line in file if line.startswith("| `LUKS-W")]
-    return [[row[0].strip("`"), *row[1:]] for row in rows]
+    return doc_rows.rows("alerts.md", "LUKS-W")
 
 
 def test_codes_are_stable():

@@ -1,22 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """findings: stable codes, each with a sentence, something to type, and a row in the docs."""
-import os
 import re
 
 import pytest
 
+import doc_rows
 from luksext import alerts
 from luksext.findings import FINDINGS, found
-
-DOCS = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "doctor.md")
-
-
-def documented():
-    """(code, name, meaning, what to do) of each row of the docs."""
-    with open(DOCS, encoding="utf-8") as file:
-        rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-                for line in file if line.startswith("| `LUKS-D")]
-    return [[row[0].strip("`"), *row[1:]] for row in rows]
 
 
 def test_codes_are_stable():
@@ -65,7 +55,7 @@ def test_a_name_that_looks_like_a_word_to_fill_in_is_kept():
 
 
 def test_the_docs_have_a_row_for_each_finding_and_no_other():
-    rows = documented()
+    rows = doc_rows.rows("doctor.md", "LUKS-D")
     assert [row[0] for row in rows] == sorted(FINDINGS)
     for code, name, meaning, remedy in rows:
         assert name == FINDINGS[code].name
