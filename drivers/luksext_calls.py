@@ -101,7 +101,6 @@ def _pool_csv(session, arguments):
 
 def _adopt(session, arguments):
     """An ext SR on disks that were encrypted by hand becomes an encrypted SR."""
-    verb.check_names("adopt", arguments, ("sr-uuid", "pin", "pin-config", "key"))
     typed = arguments.get("key")
     return dict({"schema": status.SCHEMA}, **luksext_adopt.adopt(
         session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""),
@@ -110,15 +109,15 @@ def _adopt(session, arguments):
 
 def _encrypt(session, arguments):
     """An ext SR that is empty is replaced by an encrypted one on the same disks."""
-    # Another argument, such as a key, would be kept in XAPI's database for all to read.
-    verb.check_names("encrypt", arguments, ["sr-uuid", *_ENCRYPT_OPTIONS])
     config = {name: value for name, value in arguments.items() if name != "sr-uuid"}
     return {"schema": status.SCHEMA, "sr_uuid": luksext_encrypt.encrypt(
         session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""), config)}
 
 
-def _audited(name, call):
+def _audited(name, known, call):
+    """known: the arguments that `call` takes; what is none is told to nobody, XAPI included."""
     def audited(session, arguments):
+        verb.check_names(name, arguments, ["sr-uuid", *known])
         with verbs.audited(name, arguments.get("sr-uuid", ""), arguments, _user(session)):
             return call(session, arguments)
     return audited
@@ -169,5 +168,6 @@ def _publish(session, sr_ref, device_config):
 
 CALLS = {name: _verb(name) for name in verbs.VERBS}
 CALLS.update({"status": _status, "pool-status": _pool_status, "pool-csv": _pool_csv,
-              "adopt": _audited("adopt", _adopt), "encrypt": _audited("encrypt", _encrypt),
+              "adopt": _audited("adopt", ["pin", "pin-config", "key"], _adopt),
+              "encrypt": _audited("encrypt", _ENCRYPT_OPTIONS, _encrypt),
               "doctor": _doctor, "version": _version, "explain": _explain})

@@ -8,7 +8,7 @@ import getpass
 import json
 import os
 import sys
-from typing import Any, Dict, List, Optional, TextIO
+from typing import Any, Dict, List, NoReturn, Optional, TextIO
 
 from luksext import alerts, doctor, installation, repository, run, status, untrusted, verbs
 from luksext.errors import LuksError
@@ -50,8 +50,21 @@ def _needs_attention(told: Dict[str, Any]) -> bool:
                 or any(sr.get("alerts") for sr in told.get("srs", [])))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names, and does not repeat what is none: it may be a key."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        for phrase in ("unrecognized arguments", "ignored explicit argument"):
+            if phrase in message:
+                message = message.split(phrase)[0] + phrase + ", see --help"
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="luksext", description="Keys of encrypted SRs. Exit status: 0 done, 1 failed, "
                                     "2 usage, 3 done and something needs attention.")
     subparsers = parser.add_subparsers(metavar="VERB", dest="verb")

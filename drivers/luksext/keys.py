@@ -89,10 +89,16 @@ def as_typed(text: str) -> bytes:
 def is_generated(passphrase: bytes) -> bool:
     """Whether `passphrase` is a recovery key as `generate` prints it: random, not a person's."""
     text = passphrase.decode("ascii", "replace")
+    return is_key(text) and parse(text) == text
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` is a recovery key, however it is typed."""
     try:
-        return parse(text) == text
+        parse(text)
     except RecoveryKeyInvalid:
         return False
+    return True
 
 
 def _printed(characters: str) -> str:

@@ -7,6 +7,7 @@ import re
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from luksext.errors import ArgumentInvalid
+from luksext.keys import is_key
 from luksext.repository import Repository
 from luksext.untrusted import shown
 
@@ -44,6 +45,9 @@ class Verb(NamedTuple):
 
 RECOVERY_KEY = Parameter(
     "key", "a recovery key, to act with where no binding gives up its key", secret=True)
+# The arguments that are keys or passphrases, by name.
+_SECRETS = (RECOVERY_KEY.name, "recovery_password")
+
 FORCE = Parameter("force", "true: do it although it was refused, for the reason that was given")
 
 
@@ -62,8 +66,12 @@ def check(verb: Verb, arguments: Arguments, common: Sequence[str]) -> None:
 
 
 def check_names(verb: str, arguments: Arguments, known: Sequence[str]) -> None:
-    """Raises ArgumentInvalid for an argument that is not one of `known`."""
-    for name in arguments:
+    """Raises ArgumentInvalid for an argument that is not one of `known`, or that is a recovery key
+    in the place of something else, which would be told in errors and in the audit."""
+    for name, value in arguments.items():
+        if name not in _SECRETS and (is_key(name) or is_key(value)):
+            raise ArgumentInvalid(verb, "got a recovery key where none belongs",
+                                  "a key as the argument key, which nothing repeats")
         if name not in known:
             # Its value may be a key under a mistyped name: it is not repeated.
             raise ArgumentInvalid(verb, "does not know the argument " + shown(name),

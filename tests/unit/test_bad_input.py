@@ -225,6 +225,23 @@ def assert_no_secret(secret, error):
     assert len(secret) < 12 or secret[:12] not in str(error)
 
 
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name != "key"] + ["sr-uuid", "x"])
+@pytest.mark.parametrize("typed", [KEY, KEY.lower(), KEY.replace("-", " ")])
+def test_a_key_in_the_place_of_another_argument_is_told_to_nobody(luks, name, typed):
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "record", lambda *words, **details: told.append((words, details)))
+        for verb in VERBS:
+            with pytest.raises(ArgumentInvalid) as refusal:
+                verbs.run(verbs.find(verb, {name: typed}), furnish(luks), {name: typed}, "admin")
+            told.append(str(refusal.value))
+        for call in ("adopt", "encrypt"):
+            with pytest.raises(Failure) as failure:
+                luksext_calls.answering(Failure, luksext_calls.CALLS[call])(None, {name: typed})
+            told.append(failure.value.params)
+    assert typed not in repr(told)
+
+
 @pytest.mark.parametrize("given_arguments", [
     {}, {"name": ""}, {"slot": ""}, {"name": "", "slot": ""}, {"name": "x", "slot": "1"}], ids=str)
 def test_no_key_is_revoked_by_no_name(luks, given_arguments):

@@ -48,8 +48,22 @@ def test_a_key_is_read_from_stdin_and_is_no_argument(calls, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("the-key\n"))
     console.main(["unlock", "--key-stdin"])
     assert calls == [("unlock", SR, {"key": "the-key"})]
+
+
+@pytest.mark.parametrize("words", [["--key=the-key"], ["--key", "the-key"], ["the-key"],
+                                   ["--key-stdin=the-key"], ["--key-stdin", "the-key"]])
+def test_a_key_that_is_typed_as_an_argument_is_refused_and_not_repeated(calls, capsys, words):
+    with pytest.raises(SystemExit) as end:
+        console.main(["unlock", *words])
+    assert end.value.code == console.USAGE
+    assert "the-key" not in capsys.readouterr().err
+    assert calls == []
+
+
+def test_options_are_typed_in_full(calls):
     with pytest.raises(SystemExit):
-        console.main(["unlock", "--key=the-key"])
+        console.main(["binding-remove", "--sl=3"])
+    assert calls == []
 
 
 def test_a_key_that_is_needed_is_asked_for_without_echo(calls, monkeypatch):
