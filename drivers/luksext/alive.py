@@ -12,7 +12,7 @@ import time
 from typing import Set
 
 from luksext import header
-from luksext.errors import DiskSilent
+from luksext.errors import DiskFails
 from luksext.run import log, time_for
 
 # Seconds. A disk that was put to sleep needs ten to start.
@@ -25,9 +25,9 @@ _silent: Set[str] = set()
 
 
 def check(device: str) -> None:
-    """Raises DiskSilent where `device`, which exists, does not answer. Raises TimeOver."""
+    """Raises DiskFails where `device`, which exists, does not answer. Raises TimeOver."""
     if not answers(device):
-        raise DiskSilent(device, DEADLINE)
+        raise DiskFails(device, "it does not answer within {:g} seconds".format(DEADLINE))
 
 
 def answers(device: str) -> bool:

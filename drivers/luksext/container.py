@@ -270,7 +270,7 @@ def find_recorded(record: Record, hint: str) -> LuksContainer:
     """The container of `record`, on the device `hint` or wherever it is now.
 
     Raises DeviceMissing, Ambiguous; and for a hint that carries no intact header while no other
-    disk is the one, HeaderMissing, HeaderDamaged or DiskSilent.
+    disk is the one, HeaderMissing, HeaderDamaged or DiskFails.
     """
     mapping = devices.crypt_mapping_of(record.uuid)
     disk = devices.disk_of(mapping) if mapping else None
@@ -305,7 +305,7 @@ def find_identified(sr_uuid: str, hints: List[str]) -> List[LuksContainer]:
     """All containers whose headers say that they belong to `sr_uuid`, in their order.
 
     hints: where they are expected; all other disks are searched for the rest.
-    Raises DeviceMissing, Ambiguous; NotOurs, HeaderMissing, HeaderDamaged, DiskSilent for a wrong
+    Raises DeviceMissing, Ambiguous; NotOurs, HeaderMissing, HeaderDamaged, DiskFails for a wrong
     hint.
     """
     found: Dict[int, LuksContainer] = {}

@@ -183,15 +183,14 @@ class SrUnknown(LuksError):
             "List the encrypted SRs with: xe sr-list type=luksext params=uuid,name-label,host")
 
 
-class DiskSilent(LuksError):
-    """A disk that is there and does not answer."""
+class DiskFails(LuksError):
+    """A disk that is there, and cannot be read or written, or does not answer."""
 
     code = 6292
 
-    def __init__(self, device: str, seconds: float) -> None:
+    def __init__(self, device: str, reason: str) -> None:
         super().__init__(
-            "{} does not answer: its first block was not read within {:g} seconds.".format(
-                device, seconds),
+            "The disk {} fails: {}.".format(device, reason),
             "Check disk, cable and controller with `dmesg | tail`, then run the command again.")
 
 

@@ -329,6 +329,6 @@ GENERATIONS: Dict[int, Generation] = {1: Luks1(), 2: Luks2()}
 
 
 def identity_of(device: str) -> Optional[Identity]:
-    """Whose disk `device` is. Raises HeaderMissing and HeaderDamaged."""
+    """Whose disk `device` is. Raises HeaderMissing, HeaderDamaged, DiskFails."""
     header = read(device)
     return GENERATIONS[header.version].identity(device, header)

@@ -13,7 +13,7 @@ import struct
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from luksext import untrusted
-from luksext.errors import HeaderDamaged, HeaderMissing
+from luksext.errors import DiskFails, HeaderDamaged, HeaderMissing
 from luksext.untrusted import number
 
 SECTOR = 512
@@ -81,13 +81,14 @@ class Header(NamedTuple):
 def read(device: str) -> Header:
     """The header of `device`.
 
-    Raises HeaderMissing where there is none, HeaderDamaged where it cannot be read or trusted.
+    Raises HeaderMissing where there is none, HeaderDamaged where it cannot be trusted, DiskFails
+    where it cannot be read.
     """
     try:
         with open(device, "rb") as disk:
             return _read(device, disk)
     except OSError as error:
-        raise HeaderDamaged(device, "it cannot be read ({})".format(error.strerror)) from error
+        raise DiskFails(device, "it cannot be read ({})".format(error.strerror)) from error
 
 
 def parse(name: str, content: bytes) -> Header:
@@ -252,5 +253,5 @@ def find(device: str) -> Optional[Header]:
     """The header of `device`, or None where there is none or it cannot be read."""
     try:
         return read(device)
-    except (HeaderMissing, HeaderDamaged):
+    except (HeaderMissing, HeaderDamaged, DiskFails):
         return None

@@ -4,18 +4,18 @@ import errno
 import os
 
 from luksext import devices
-from luksext.errors import DeviceInUse, HeaderDamaged
+from luksext.errors import DeviceInUse, DiskFails, HeaderDamaged
 
 _CHUNK = 1024 * 1024
 
 
 def read(device: str, size: int) -> bytes:
-    """The first `size` bytes of `device`. Raises HeaderDamaged."""
+    """The first `size` bytes of `device`. Raises HeaderDamaged, DiskFails."""
     try:
         with open(device, "rb") as disk:
             area = disk.read(size)
     except OSError as error:
-        raise HeaderDamaged(device, "it cannot be read ({})".format(error.strerror)) from error
+        raise DiskFails(device, "it cannot be read ({})".format(error.strerror)) from error
     if len(area) < size:
         raise HeaderDamaged(device, "the disk ends before its data start")
     return area
@@ -25,7 +25,7 @@ def overwrite(device: str, area: bytes) -> None:
     """Writes `area` over the start of `device`, which nobody else may use meanwhile.
 
     The first MiB, where LUKS has its headers, comes last, after the keyslots are on the disk.
-    Raises DeviceInUse, HeaderDamaged.
+    Raises DeviceInUse, DiskFails.
     """
     try:
         # O_EXCL on a block device: the kernel refuses while it is mounted or mapped (open(2)).
@@ -59,5 +59,5 @@ def _write(disk: int, chunk: bytes, start: int) -> None:
         done += os.pwrite(disk, chunk[done:], start + done)
 
 
-def _not_written(device: str, error: OSError) -> HeaderDamaged:
-    return HeaderDamaged(device, "it cannot be written ({})".format(error.strerror))
+def _not_written(device: str, error: OSError) -> DiskFails:
+    return DiskFails(device, "it cannot be written ({})".format(error.strerror))

@@ -10,7 +10,7 @@ import pytest
 import headers
 from conftest import wait_until_gone
 from luksext import alive, run, state
-from luksext.errors import Busy, DiskSilent, TimeOver
+from luksext.errors import Busy, DiskFails, TimeOver
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_disk_with_errors_answers(tmp_path):
 
 def test_a_disk_that_hangs_is_named_and_its_reader_does_not_stay(hanging, readers):
     began = time.monotonic()
-    with pytest.raises(DiskSilent, match=r"sdb does not answer.*0\.3 seconds"):
+    with pytest.raises(DiskFails, match=r"sdb fails: it does not answer within 0\.3 seconds"):
         alive.check(hanging)
     assert time.monotonic() - began < 5
     assert wait_until_gone(readers[0])

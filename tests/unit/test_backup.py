@@ -12,8 +12,8 @@ import headers
 from luksext import backup, header, rawdisk, state
 from luksext.container import LuksContainer
 from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy, DeviceInUse,
-                            DeviceMissing, HeaderDamaged, HeaderMissing, NotWritten, OldHeader,
-                            Unsupported)
+                            DeviceMissing, DiskFails, HeaderDamaged, HeaderMissing, NotWritten,
+                            OldHeader, Unsupported)
 
 OTHER = "99999999-2222-4333-8444-555555555555"
 SIZE = 1 << 30
@@ -519,7 +519,7 @@ def test_a_write_error_names_the_disk(host, monkeypatch):
     container = host.container(luks2())
     content = backup.export(backup.create(container, ""))
     monkeypatch.setattr(rawdisk.os, "pwrite", fail)
-    with pytest.raises(HeaderDamaged, match=r"sdb.*Input/output error"):
+    with pytest.raises(DiskFails, match=r"sdb.*Input/output error"):
         backup.restore(container.device, content)
 
 
@@ -726,7 +726,7 @@ def test_a_header_that_cannot_be_read_is_not_backed_up(host):
 
 
 def test_a_disk_that_cannot_be_read_is_told(host, monkeypatch):
-    with pytest.raises(HeaderDamaged, match="cannot be read"):
+    with pytest.raises(DiskFails, match="cannot be read"):
         rawdisk.read(str(host.notes), 1)
-    with pytest.raises(HeaderDamaged, match="cannot be written"):
+    with pytest.raises(DiskFails, match="cannot be written"):
         rawdisk.overwrite(str(host.notes), b"")

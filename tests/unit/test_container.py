@@ -9,7 +9,7 @@ import headers
 from luksext import alive, container, devices
 from luksext.clevis import Pin
 from luksext.container import LuksContainer, Record
-from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceMissing, DiskSilent,
+from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceMissing, DiskFails,
                             HeaderDamaged, HeaderMismatch, HeaderMissing, KeyRefused, LuksError,
                             MappingMismatch, NoBinding, NotOurs, PinRefuses, ToolMissing,
                             Unsupported)
@@ -514,9 +514,9 @@ def silent(host, monkeypatch):
 
 
 def test_a_disk_that_hangs_is_named_and_does_not_hide_another(host, silent):
-    with pytest.raises(DiskSilent, match=silent):
+    with pytest.raises(DiskFails, match=silent):
         container.find_recorded(RECORD, silent)
-    with pytest.raises(DiskSilent, match=silent):
+    with pytest.raises(DiskFails, match=silent):
         container.find_identified(headers.SR, [silent])
     device = host.container().device
     assert container.find_recorded(RECORD, silent).device == device

@@ -531,6 +531,19 @@ def test_an_sr_with_a_recovery_key_waits_for_its_confirmation(lab):
     assert [words[0] for words in made.session.messages] == ["LUKS-W002", "LUKS-W005"]
 
 
+def test_a_plug_ends_no_suspension_while_an_administrator_changes_keys(lab, monkeypatch):
+    made, disks = created(lab)
+    ended, locked, upkeep = [], state.locked, lab.driver._upkeep()
+    monkeypatch.setattr(upkeep.bindings, "end_suspend",
+                        lambda container: ended.append(container.device))
+    monkeypatch.setattr(upkeep.state, "locked", lambda name: locked(name, 0))
+    with locked(SR):
+        made.attach(SR)
+    assert lab.mounted and ended == []
+    made.attach(SR)
+    assert ended == disks
+
+
 # Detach and delete
 
 

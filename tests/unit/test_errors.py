@@ -65,7 +65,7 @@ def test_codes_are_stable():
         "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259,
         "NotAdoptable": 6270, "SrNotAdoptable": 6271, "AdoptionUnfinished": 6272,
         "SrNotEmpty": 6273,
-        "NotPlugged": 6275, "DiskShrank": 6276, "DiskSilent": 6292, "MemoryShort": 6293,
+        "NotPlugged": 6275, "DiskShrank": 6276, "DiskFails": 6292, "MemoryShort": 6293,
         "TimeOver": 6294, "ToolBroken": 6295,
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
         "ReencryptionStuck": 6283, "RecordDamaged": 6284,

@@ -104,7 +104,7 @@ def test_disks_that_hang_are_passed_over_and_an_own_one_is_named(
     os.unlink(disks[0])
     os.mkfifo(disks[0])
     text = failure(lab, made.attach, SR)
-    assert disks[0] + " does not answer" in text
+    assert disks[0] + " fails: it does not answer" in text
     assert seconds() < SLACK
 
 
