@@ -68,6 +68,11 @@ def adopt(session, host, sr_uuid, pin, passphrase=None):
     return dict(done, sr_uuid=sr_uuid, devices=note["devices"], bindings_added=bound, units=units)
 
 
+def is_begun(sr_uuid):
+    """Whether an adoption of the SR was begun, and is not at its end."""
+    return bool(_store(sr_uuid).load(_NOTE))
+
+
 def restore_snapshots(session, luks_uuid):
     """Writes what of adopted VDIs only the driver may write, while their adoption is under way.
 
@@ -91,7 +96,7 @@ def _disks(session, host, sr, passphrase):
     """
     record = session.xenapi.SR.get_record(sr)
     pbd = rows.own_pbd(session, host, sr)
-    _check_unused(session, sr, record)
+    check_unused(session, sr, record)
     named = session.xenapi.PBD.get_device_config(pbd)["device"].split(",")
     for path in named:
         containers.unlock(containers.container_at(path), passphrase)
@@ -105,7 +110,8 @@ def _disks(session, host, sr, passphrase):
     return disks
 
 
-def _check_unused(session, sr, record):
+def check_unused(session, sr, record):
+    """Raises SrNotAdoptable while something uses the SR that XAPI could not give back."""
     rows.check_no_cache(session, sr, record["uuid"])
     for vdi in map(session.xenapi.VDI.get_record, record["VDIs"]):
         if vdi["type"] in _HELD_TYPES:

@@ -10,11 +10,12 @@ import XenAPI
 import luksext_adopt
 import luksext_doctor
 import luksext_encrypt
+import luksext_inplace
 import luksext_pool
 import luksext_upkeep
 import luksext_xapi
 from luksext import VERSION, alerts, inventory, keys, options, status, verb, verbs
-from luksext.errors import LuksError, SrUnknown
+from luksext.errors import ArgumentInvalid, LuksError, SrUnknown
 
 # What `encrypt` takes for the device-config of the new SR, one option of the ext driver included.
 # The devices are those of the old SR.
@@ -114,6 +115,20 @@ def _encrypt(session, arguments):
         session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""), config)}
 
 
+_IN_PLACE_OPTIONS = ("pin", "pin-config", "cipher", "key-size", "discard")
+
+
+def _encrypt_in_place(session, arguments):
+    """An ext SR is encrypted where it is, with its VDIs."""
+    if not verb.truth("encrypt-in-place", arguments, "confirm"):
+        raise ArgumentInvalid(
+            "encrypt-in-place", "changes all disks of the SR, takes hours, and needs the argument "
+            "confirm", "true, after a backup of the VMs, which must be shut down")
+    config = {name: arguments[name] for name in _IN_PLACE_OPTIONS if name in arguments}
+    return dict({"schema": status.SCHEMA}, **luksext_inplace.encrypt(
+        session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""), config))
+
+
 def _audited(name, known, call):
     """known: the arguments that `call` takes; what is none is told to nobody, XAPI included."""
     def audited(session, arguments):
@@ -170,4 +185,6 @@ CALLS = {name: _verb(name) for name in verbs.VERBS}
 CALLS.update({"status": _status, "pool-status": _pool_status, "pool-csv": _pool_csv,
               "adopt": _audited("adopt", ["pin", "pin-config", "key"], _adopt),
               "encrypt": _audited("encrypt", _ENCRYPT_OPTIONS, _encrypt),
+              "encrypt-in-place": _audited("encrypt-in-place", ["confirm", *_IN_PLACE_OPTIONS],
+                                           _encrypt_in_place),
               "doctor": _doctor, "version": _version, "explain": _explain})

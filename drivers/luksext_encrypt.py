@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Encrypts a plaintext ext SR, once its VDIs are elsewhere: it is destroyed and made anew.
 
-Not in place: the data of a running SR cannot be encrypted where they are by the tools of any dom0
-without hours in which a power cut loses them. So the SR must be empty; what is left in it is named,
-with how to move it. The new SR has another UUID, since XAPI chooses that, and all else of the old.
+This works with the tools of every dom0; `luksext_inplace` is for those that can encrypt the data
+where they are. The SR must be empty; what is left in it is named, with how to move it. The new SR
+has another UUID, since XAPI chooses that, and all else of the old.
 """
 import luksext_rows as rows
 from luksext import clevis, container, devices, options, state
@@ -52,7 +52,7 @@ def _noted(session, host, sr, device_config):
     pbd = rows.own_pbd(session, host, sr)
     rows.check_no_cache(session, sr, record["uuid"])
     named = session.xenapi.PBD.get_device_config(pbd)["device"].split(",")
-    _check_plain(record, named)
+    check_plain(record, named)
     _check_empty(session, record)
     _check_can_bind(dict(device_config, device=",".join(named)))
     if not session.xenapi.PBD.get_currently_attached(pbd):
@@ -61,7 +61,8 @@ def _noted(session, host, sr, device_config):
             "device": ",".join(map(devices.lasting_name, named))}
 
 
-def _check_plain(sr, named):
+def check_plain(sr, named):
+    """Raises SrNotAdoptable unless that is an ext SR whose disks `named` are not encrypted."""
     if sr["type"] != _OLD_TYPE:
         raise SrNotAdoptable(
             "The SR {} of this host is of type {}, not ext.".format(sr["uuid"], sr["type"]),

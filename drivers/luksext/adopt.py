@@ -9,7 +9,7 @@ import os
 import re
 from typing import List, NamedTuple, Optional
 
-from luksext import bindings, cryptsetup, devices, header, keyslots, lvm
+from luksext import begun, bindings, cryptsetup, devices, header, keyslots, lvm
 from luksext import container as containers
 from luksext.clevis import Pin
 from luksext.container import LuksContainer, Record
@@ -67,7 +67,7 @@ def check(container: LuksContainer) -> None:
              devices.logical_block_size(container.device))),
         (found.cipher not in CIPHERS,
          "its cipher is {}, not {}".format(found.cipher, " or ".join(CIPHERS))),
-        (bool(found.requirements),
+        (bool(found.requirements) and not begun.is_ours(found),
          "its header asks for {}".format(" ".join(found.requirements))),
         (any(cipher.startswith("cipher_null") for cipher in found.keyslot_ciphers),
          "a keyslot is not encrypted"))
@@ -107,7 +107,7 @@ def identify(device: str) -> Found:
     identity = container.identity
     if identity is not None and identity.sr_uuid != sr_uuid:
         raise DeviceIsOurs(container.device, identity.sr_uuid)
-    bound = container.generation.bindings(container.device, container.header)
+    bound = container.bindings
     slots = {binding.slot for binding in bound}
     return Found(container, container.header.version, bound,
                  [slot for slot in container.header.keyslots if slot not in slots],

@@ -14,13 +14,16 @@ _NAME = "reencryption"
 
 
 class Begun(NamedTuple):
-    """since: ISO 8601 in UTC. before, after: the volume keys, as in `Header`; after is "" until
-    cryptsetup made it. unbound: keyslots that opened nothing already before."""
+    """since: ISO 8601 in UTC. before, after: the volume keys, as in `Header`; before is "" where
+    the data were in clear, after is "" until cryptsetup made it. unbound: keyslots that opened
+    nothing already before. jwe: the sealed key of the only keyslot of a container that is being
+    encrypted in place: the header takes no binding until the end."""
 
     since: str
     before: str
     after: str
     unbound: List[int]
+    jwe: str = ""
 
 
 def load(luks_uuid: str) -> Optional[Begun]:
@@ -28,7 +31,7 @@ def load(luks_uuid: str) -> Optional[Begun]:
     note = Store(luks_uuid).load(_NAME)
     try:
         return Begun(str(note["since"]), str(note["before"]), str(note["after"]),
-                     [number(slot) for slot in note["unbound"]])
+                     [number(slot) for slot in note["unbound"]], str(note.get("jwe", "")))
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -78,9 +78,17 @@ class LuksContainer:
             raise ReencryptionUnfinished(self.device)
 
     @property
+    def bindings(self) -> List[Binding]:
+        """The bindings in the header; while it takes none, the one that waits for its place."""
+        note = begun.load(self.uuid) if self.header.reencryption else None
+        if note is not None and note.jwe and begun.is_ours(self.header):
+            return [Binding(slot, note.jwe) for slot in self.header.keyslots]
+        return self.generation.bindings(self.device, self.header)
+
+    @property
     def has_other_key(self) -> bool:
         """Whether a keyslot exists that no binding opens: a passphrase or recovery key."""
-        bound = {binding.slot for binding in self.generation.bindings(self.device, self.header)}
+        bound = {binding.slot for binding in self.bindings}
         return bool(set(self.header.keyslots) - bound)
 
     @property
@@ -160,7 +168,7 @@ class LuksContainer:
 
         use: raises KeyRefused. Raises NoBinding, ToolMissing, TimeOver, UnlockRefused's children.
         """
-        bindings = self.generation.bindings(self.device, self.header)
+        bindings = self.bindings
         if not bindings:
             raise NoBinding(self.device, self.uuid)
         refusals: List[LuksError] = []

@@ -207,7 +207,31 @@ def reencrypt(device: str, name: str, key: bytes, messages: str) -> int:
     It runs by itself for hours, and ends cleanly on SIGTERM; its number as a process. messages:
     the file that gets what it has to say.
     """
-    return spawn(["cryptsetup", "reencrypt", "--batch-mode", "--resume-only", *_REENCRYPTION,
+    return _go_on(_REENCRYPTION, device, name, key, messages)
+
+
+def encrypt_init(device: str, wanted: Format, slot: int, key: bytes) -> None:
+    """Prepares `device` to be encrypted where it is: writes a header, with the random `key` in
+    `slot`, over its start, which is copied to its end before. Needs twice the header's size at the
+    end that nothing uses. A power cut in between may lose the start.
+    """
+    run(["cryptsetup", "reencrypt", "--encrypt", "--batch-mode", "--init-only", "--type", "luks2",
+         "--reduce-device-size", "{}M".format(2 * PAYLOAD_SECTORS // 2048),
+         "--cipher", wanted.cipher, "--key-size", str(wanted.key_bits), "--hash", "sha256",
+         "--sector-size", "512", "--uuid", wanted.uuid, "--label", wanted.label,
+         "--subsystem", wanted.subsystem, *_RANDOM_KEY_PBKDF, "--use-urandom",
+         "--key-slot", str(slot), "--key-file", "-", device],
+        stdin=key, deadline=_FORMAT_DEADLINE)
+
+
+def encrypt(device: str, name: str, key: bytes, messages: str) -> int:
+    """As `reencrypt`, of an encryption that `encrypt_init` prepared: a power cut cannot hurt, since
+    each part goes to where nothing is."""
+    return _go_on([], device, name, key, messages)
+
+
+def _go_on(options: List[str], device: str, name: str, key: bytes, messages: str) -> int:
+    return spawn(["cryptsetup", "reencrypt", "--batch-mode", "--resume-only", *options,
                   "--key-file", "-", "--active-name", name, device], key, messages)
 
 

@@ -715,6 +715,33 @@ class DiskShrank(LuksError):
             "compare with `lsblk -b {}`.".format(device))
 
 
+class InPlaceImpossible(LuksError):
+    """An ext SR that cannot be encrypted where it is."""
+
+    code = 6277
+
+    def __init__(self, sr_uuid: str, reason: str) -> None:
+        super().__init__(
+            "The SR {} cannot be encrypted in place: {}. Nothing was changed.".format(
+                sr_uuid, reason),
+            "Move its VDIs to another SR (`xe vdi-pool-migrate`, `xe vdi-copy`), then have the "
+            "empty SR encrypted: xe host-call-plugin plugin=luksext fn=encrypt "
+            "args:sr-uuid={} host-uuid=HOST".format(sr_uuid))
+
+
+class NoRoom(LuksError):
+    """A filesystem that is too full for what is to be done."""
+
+    code = 6278
+
+    def __init__(self, path: str, mib: int) -> None:
+        super().__init__(
+            "The filesystem on {} of this host has no room: {} MiB are needed. Nothing was "
+            "changed.".format(
+                path, mib),
+            "Delete or move something from it (see `df -h`), then run the command again.")
+
+
 class ReencryptionKeys(LuksError):
     """Keyslots whose key is not at hand; each needs it to get the new volume key."""
 

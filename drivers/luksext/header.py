@@ -37,13 +37,16 @@ _CHECKSUMS = ("sha1", "sha256", "sha512")
 
 
 class Reencryption(NamedTuple):
-    """A re-encryption that is not at its end.
+    """A re-encryption that is not at its end, or an encryption of data that were in clear before.
 
-    done: bytes that have the new volume key. volume_key: the new one, as in `Header`.
+    done: bytes that have the new volume key, None for all. volume_key: the new one, as in `Header`.
+    moved: of an encryption, where the start of the data in clear lies now, in bytes: the header is
+    in its place. Else None.
     """
 
-    done: int
+    done: Optional[int]
     volume_key: str
+    moved: Optional[int] = None
 
 
 class Header(NamedTuple):
@@ -198,7 +201,8 @@ def _data_segment(device: str, metadata: Any, reencrypting: bool) -> Any:
     """The segment of all data, the digest of its volume key, and that of the one to come.
 
     In re-encryption, cryptsetup keeps what was and what shall be in segments with the flags
-    backup-previous and backup-final. Ours differ in nothing but the volume key.
+    backup-previous and backup-final. Ours differ in nothing but the volume key; or the data were in
+    clear before.
     """
     segments = metadata["segments"]
     if not reencrypting:
@@ -208,12 +212,25 @@ def _data_segment(device: str, metadata: Any, reencrypting: bool) -> Any:
     flagged = {flag: number for number, segment in segments.items()
                for flag in segment.get("flags", [])}
     before, after = flagged["backup-previous"], flagged["backup-final"]
+    if segments[before]["type"] == "linear":
+        _check_encryption(device, segments, segments[after])
+        return segments[after], {}, _digest_of(metadata, after)
     layout = [dict(segments[number], flags=[]) for number in (before, after)]
     parts = {(segment["type"], segment["encryption"], segment["sector_size"])
              for segment in segments.values()}
     if layout[0] != layout[1] or len(parts) > 1 or layout[0]["type"] != "crypt":
         raise HeaderDamaged(device, "its re-encryption changes more than the volume key")
     return segments[before], _digest_of(metadata, before), _digest_of(metadata, after)
+
+
+def _check_encryption(device: str, segments: Any, final: Any) -> None:
+    """cryptsetup has moved the start of the data in clear to the end of the disk, as much as the
+    header takes, and encrypts from the end: all parts are in clear or as they shall be."""
+    encrypted = {(segment["encryption"], segment["sector_size"])
+                 for segment in segments.values() if segment["type"] == "crypt"}
+    if {segment["type"] for segment in segments.values()} != {"linear", "crypt"} \
+            or encrypted != {(final["encryption"], final["sector_size"])}:
+        raise HeaderDamaged(device, "its encryption makes more than one kind of data")
 
 
 def _digest_of(metadata: Any, segment: str) -> Any:
@@ -238,9 +255,14 @@ def _without_keyslots(token: Any, unbound: Any) -> Dict[str, Any]:
 
 
 def _reencryption(metadata: Any, target: Any) -> Reencryption:
-    done = [segment for number, segment in metadata["segments"].items()
+    segments = metadata["segments"]
+    done = [segment["size"] for number, segment in segments.items()
             if number in target["segments"] and not segment.get("flags")]
-    return Reencryption(sum(number(segment["size"]) for segment in done), str(target["digest"]))
+    moved = [number(segment["offset"]) for segment in segments.values()
+             if segment.get("flags") == ["backup-moved-segment"]]
+    # At the end, one part takes all that there is.
+    size = None if "dynamic" in done else sum(map(number, done))
+    return Reencryption(size, str(target["digest"]), moved[0] if moved else None)
 
 
 def payload_size(device: str, header: Header) -> int:

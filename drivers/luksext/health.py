@@ -38,7 +38,7 @@ class Proof(NamedTuple):
 
 def prove(container: LuksContainer) -> List[Proof]:
     """Tries every binding of `container`, and remembers the outcome. Needs no open volume."""
-    bindings = container.generation.bindings(container.device, container.header)
+    bindings = container.bindings
     proofs = [_prove(container, binding.slot) for binding in bindings]
     Store(container.uuid).save(_NOTE, {
         "marks": _marks(container), "proofs": [proof._asdict() for proof in proofs]})

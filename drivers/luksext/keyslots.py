@@ -53,7 +53,7 @@ def slots(container: LuksContainer) -> List[Slot]:
     """Every active keyslot, by number."""
     generation, device, header = container.generation, container.device, container.header
     pins = {binding.slot: clevis.describe(binding.jwe)
-            for binding in generation.bindings(device, header)}
+            for binding in container.bindings}
     notes = {note.slot: note for note in generation.notes(device, header)}
     return [_slot(number, pins.get(number), notes.get(number)) for number in header.keyslots]
 
@@ -107,7 +107,7 @@ def key_of(container: LuksContainer, slot: int) -> bytes:
 
     Raises WrongSlot, ToolMissing, UnlockRefused's children.
     """
-    for binding in container.generation.bindings(container.device, container.header):
+    for binding in container.bindings:
         if binding.slot == slot:
             key = clevis.unseal(binding.jwe)
             if container.opened_by(slot, key):

@@ -34,11 +34,14 @@ class Volume(NamedTuple):
 
 
 class PhysicalVolume(NamedTuple):
-    """A disk of a group: its device, its size and what is free of it, in extents."""
+    """A disk of a group: its device, its size and what is free of it, in extents; the bytes of an
+    extent, and those from the disk's start that the group has."""
 
     path: str
     extents: int
     free: int
+    extent: int
+    size: int
 
 
 def sr_group_on(device: str) -> Optional[str]:
@@ -59,9 +62,13 @@ def sr_of(group: str) -> Optional[str]:
 
 def physical_volumes(group: str) -> List[PhysicalVolume]:
     """The disks of `group`; one that is missing has the path `[unknown]`. Raises ToolBroken."""
-    lines = _report("vgs", "pv_name,pv_pe_count,pv_pe_alloc_count", group)
-    return [PhysicalVolume(path, _number(count), _number(count) - _number(allocated))
-            for path, count, allocated in lines]
+    lines = _report("vgs", "pv_name,pv_pe_count,pv_pe_alloc_count,pe_start,vg_extent_size", group)
+    return [_physical_volume(path, *map(_number, numbers)) for path, *numbers in lines]
+
+
+def _physical_volume(path: str, count: int, allocated: int, start: int,
+                     extent: int) -> PhysicalVolume:
+    return PhysicalVolume(path, count, count - allocated, extent, start + count * extent)
 
 
 def volume(group: str, name: str) -> Volume:
@@ -82,6 +89,50 @@ def resize_physical_volume(device: str) -> None:
 def extend(path: str, extents: int) -> None:
     """Adds `extents` to the volume `path`, which stays in use."""
     run(["lvextend", *_WRITABLE, "-l", "+{}".format(extents), path], deadline=_DEADLINE)
+
+
+def has(group: str, name: str) -> bool:
+    """Whether `group` has a volume of that name."""
+    return [name] in _report("lvs", "lv_name", group)
+
+
+def activate(group: str, name: str) -> Volume:
+    """Makes the volume `name` of `group` accessible."""
+    run(["lvchange", *_WRITABLE, "-ay", "{}/{}".format(group, name)], deadline=_DEADLINE)
+    run(["udevadm", "settle", "--timeout=10"], accept=(0, 1))
+    return volume(group, name)
+
+
+def deactivate(group: str, name: str) -> None:
+    """Takes the device of the volume `name` of `group` away."""
+    run(["lvchange", *_WRITABLE, "-an", "{}/{}".format(group, name)], deadline=_DEADLINE)
+
+
+def rename(group: str, name: str, new: str) -> None:
+    """Gives the volume `name` of `group` another name, in one step."""
+    run(["lvrename", *_WRITABLE, group, name, new], deadline=_DEADLINE)
+
+
+def reduce(group: str, name: str, size: int) -> None:
+    """Takes what is behind `size` bytes from the volume `name` of `group`; the data there are lost.
+
+    A volume that has that size already is left as it is.
+    """
+    if volume(group, name).size > size:
+        run(["lvreduce", *_WRITABLE, "--force", "--yes", "--size", "{}b".format(size),
+             "{}/{}".format(group, name)], deadline=_DEADLINE)
+
+
+def shrink_physical_volume(device: str, size: int) -> None:
+    """Lets the group use only the first `size` bytes of `device`; lvm refuses to give up what is
+    taken."""
+    run(["pvresize", *_WRITABLE, "--yes", "--setphysicalvolumesize", "{}b".format(size), device],
+        deadline=_DEADLINE)
+
+
+def deactivate_all(group: str) -> None:
+    """Takes the devices of all volumes of `group` away, so that its disks are free."""
+    run(["vgchange", *_WRITABLE, "-an", group], deadline=_DEADLINE)
 
 
 def drop(name: str) -> None:

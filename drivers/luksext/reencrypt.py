@@ -5,6 +5,9 @@ A volume key that leaked with an old header opens the disk for ever; only this e
 does the work, in a process of its own (see `reencrypt_process`): `start` prepares the header and
 lets it run, `resume` lets it go on after an unplug or a power cut, `settle` ends it.
 
+A container that was encrypted in place (see `inplace`) is one whose first key has to be given to
+all data still: what goes on is the same.
+
 Every keyslot has to get the new volume key, which takes its own key. Those of bindings are
 unsealed, and stay sealed as they were; recovery keys have to be typed. So all that opened the
 container before does so at each moment and afterwards, under other slot numbers.
@@ -12,14 +15,16 @@ container before does so at each moment and afterwards, under other slot numbers
 import contextlib
 from typing import List, NamedTuple, Optional, Sequence
 
-from luksext import backup, begun, cryptsetup, keys, keyslots, reencrypt_process, state
+from luksext import (backup, begun, bindings, clevis, cryptsetup, keys, keyslots,
+                     reencrypt_process, state)
 from luksext.begun import Begun
 from luksext.container import LuksContainer
 from luksext.devices import Mapping
 from luksext.errors import (Busy, NotPlugged, ReencryptionForeign, ReencryptionKeys,
                             ReencryptionStuck, ToolMissing, UnlockRefused,
                             Unsupported)
-from luksext.generation import now
+from luksext.generation import now, recovery_note
+from luksext.keyslots import Way
 
 # Before, whoever had the disk in hand could feign a re-encryption (CVE-2021-4122).
 _SINCE = (2, 4, 3)
@@ -75,7 +80,8 @@ def progress(container: LuksContainer) -> Progress:
         return Progress("none", 0, total, "", "")
     note = begun.load(container.uuid)
     message = reencrypt_process.message(container.uuid) if status == "interrupted" else ""
-    return Progress(status, found.done, total, note.since if note else "", message)
+    done = total if found.done is None else found.done
+    return Progress(status, done, total, note.since if note else "", message)
 
 
 def resume(container: LuksContainer, key: Optional[bytes] = None) -> Progress:
@@ -98,7 +104,7 @@ def resume(container: LuksContainer, key: Optional[bytes] = None) -> Progress:
             raise ReencryptionForeign(container.device)
         if status != "running":
             key = keyslots.way_in(container, key).key
-            reencrypt_process.launch(container.uuid, container.device, mapping, key)
+            reencrypt_process.launch(container.header, container.device, mapping, key)
         return progress(container)
 
 
@@ -138,9 +144,23 @@ def _settle(container: LuksContainer) -> None:
     for slot in header.unbound:
         if slot not in note.unbound:
             cryptsetup.kill_slot(container.device, slot)
+    if note.jwe:
+        _take_places(container, note.jwe)
     if header.volume_key != note.before:
         backup.revoked(container.refreshed())
     begun.forget(container.uuid)
+
+
+def _take_places(container: LuksContainer, jwe: str) -> None:
+    """After an encryption in place: its only key is a recovery key, so it gets its note; and a
+    binding with a key of its own, to the same pin."""
+    key = clevis.unseal(jwe)
+    slot = keyslots.test(container, key)
+    if slot.role == "unknown":
+        container.generation.write_note(container.device, container.header,
+                                        recovery_note(slot.number, "recovery"))
+    if not container.bindings:
+        bindings.add(container, Way(slot.number, key), clevis.to_seal_again(clevis.describe(jwe)))
 
 
 def _alone(container: LuksContainer) -> "contextlib.AbstractContextManager[None]":

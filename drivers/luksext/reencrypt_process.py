@@ -13,6 +13,7 @@ from typing import Iterator, Optional
 from luksext import cryptsetup, devices, state, tables
 from luksext.devices import Mapping
 from luksext.errors import DeviceInUse
+from luksext.header import Header
 from luksext.run import time_for
 
 _MESSAGES = "reencrypt.log"
@@ -27,10 +28,12 @@ _NICENESS = 10
 _SPARED = "-1000"
 
 
-def launch(luks_uuid: str, device: str, mapping: Mapping, key: bytes) -> None:
-    """Starts the process for the container `luks_uuid` on `device`, open as `mapping`."""
-    messages = os.path.join(state.Store(luks_uuid).make(), _MESSAGES)
-    process = cryptsetup.reencrypt(device, mapping.name, key, messages)
+def launch(header: Header, device: str, mapping: Mapping, key: bytes) -> None:
+    """Starts the process for the container with `header` on `device`, open as `mapping`."""
+    messages = os.path.join(state.Store(header.uuid).make(), _MESSAGES)
+    in_clear = header.reencryption is not None and header.reencryption.moved is not None
+    go_on = cryptsetup.encrypt if in_clear else cryptsetup.reencrypt
+    process = go_on(device, mapping.name, key, messages)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, process, _NICENESS)
         with open("/proc/{}/oom_score_adj".format(process), "w", encoding="ascii") as file:

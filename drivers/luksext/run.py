@@ -32,7 +32,8 @@ _REAP_SECONDS = 2
 # Bytes that every pipe holds at least (pipe(7), PIPE_BUF): writing them waits for no reader.
 _PIPE_HOLDS = 4096
 
-# clevis keeps wrapped keys in temporary files: they stay in memory, and with us.
+# clevis keeps wrapped keys in temporary files, cryptsetup a header in its working directory: they
+# stay in memory, and with us.
 PRIVATE_DIR = "/run/luksext"
 
 # Characters of a command that are logged.
@@ -57,7 +58,10 @@ PACKAGES = {
     "lvs": "lvm2",
     "pvresize": "lvm2",
     "lvextend": "lvm2",
+    "lvreduce": "lvm2",
+    "losetup": "util-linux",
     "dumpe2fs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
     "resize2fs": "e2fsprogs",
 }
 
@@ -182,7 +186,7 @@ def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
     try:
         process = subprocess.Popen(
             list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            cwd="/", env=_environment(), start_new_session=True,
+            cwd=PRIVATE_DIR, env=_environment(), start_new_session=True,
             pass_fds=[pipe.fd for pipe in pipes])
     except FileNotFoundError:
         raise ToolMissing(argv[0], PACKAGES.get(argv[0], argv[0])) from None
@@ -216,7 +220,7 @@ def spawn(argv: Sequence[str], stdin: bytes, messages: str) -> int:
     with open(open_private(messages, os.O_WRONLY | os.O_TRUNC), "wb") as log_file:
         process = subprocess.Popen(
             list(argv), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log_file,
-            cwd="/", env=_environment(), start_new_session=True)
+            cwd=PRIVATE_DIR, env=_environment(), start_new_session=True)
     _left_alone.append(process)
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # type: ignore[union-attr]
         pipe.write(stdin)

@@ -28,6 +28,8 @@ _TEMPORARY = ".new-"
 
 _RETRY_SECONDS = 0.1
 
+_MIB = 1 << 20
+
 
 class Store:
     """The notes of one container."""
@@ -78,7 +80,8 @@ def destroy(path: str) -> None:
     """Overwrites the file `path`, then removes it. A disk that remaps its blocks, such as an SSD,
     may go on holding what was in it."""
     with open(path, "r+b") as file:
-        file.write(bytes(os.fstat(file.fileno()).st_size))
+        for left in range(os.fstat(file.fileno()).st_size, 0, -_MIB):
+            file.write(bytes(min(left, _MIB)))
         file.flush()
         os.fsync(file.fileno())
     os.unlink(path)

@@ -91,6 +91,38 @@ def in_reencryption(done, hot):
     return content
 
 
+DATA = 992 << 20
+
+
+def in_encryption(done):
+    """The JSON part of a LUKS2 header of a disk of 1 GiB that is being encrypted where it is, of
+    which `done` bytes are encrypted, None for all: as cryptsetup 2.6.1 writes it.
+    """
+    content = metadata(requirements=["online-reencrypt-v2"])
+    whole = content["segments"]["0"]
+    moved = {"type": "linear", "offset": str(PAYLOAD + DATA), "size": str(PAYLOAD)}
+    parts = [moved]
+    if done is None:
+        parts = [whole]
+    elif done < DATA - PAYLOAD:
+        parts.append({"type": "linear", "offset": str(PAYLOAD), "size": str(DATA - PAYLOAD - done)})
+    if done:
+        parts.append(dict(whole, offset=str(PAYLOAD + DATA - done), size=str(done)))
+    parts += [
+        {"type": "linear", "offset": "0", "size": str(DATA), "flags": ["backup-previous"]},
+        dict(whole, flags=["backup-final"]), dict(moved, flags=["backup-moved-segment"])]
+    content["segments"] = {str(number): part for number, part in enumerate(parts)}
+    content["keyslots"]["1"] = {
+        "type": "reencrypt", "key_size": 1, "mode": "encrypt", "direction": "backward",
+        "area": {"type": "datashift", "offset": "290816", "size": "4096",
+                 "shift_size": str(PAYLOAD)}}
+    content["digests"] = {
+        "0": {"keyslots": ["0"], "digest": "new", "segments": [
+            str(number) for number, part in enumerate(parts) if part["type"] == "crypt"]},
+        "1": {"keyslots": ["1"], "segments": [], "digest": "metadata"}}
+    return content
+
+
 def luks2_copy(text, offset=0, size=0x4000, claimed=None, uuid=UUID, label="", subsystem="",
                digest="sha256"):
     """One of the two copies of a LUKS2 header, with the JSON `text`."""

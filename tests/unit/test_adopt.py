@@ -51,7 +51,7 @@ def host(sysfs, programs, monkeypatch):
     monkeypatch.setattr(devices, "disk_of", lambda mapping: real_disk_of(mapping).replace(
         "/dev", nodes))
     programs.add("pvs", "echo " + GROUP)
-    programs.add("vgs", "echo '{}/dm-sdb|10|10'".format(nodes))
+    programs.add("vgs", "echo '{}/dm-sdb|10|10|1048576|4194304'".format(nodes))
     return Host(sysfs)
 
 
@@ -133,7 +133,8 @@ def test_a_disk_of_another_encrypted_sr_is_refused(host):
 def test_an_sr_that_is_partly_elsewhere_is_refused(host, programs):
     found = adopt.identify(host.disk(by_hand()))
     adopt.check_whole([found])
-    programs.add("vgs", "echo '{}/dm-sdb|10|10'; echo '/dev/sdq1|10|10'".format(host.sysfs.nodes))
+    programs.add("vgs", "for disk in {}/dm-sdb /dev/sdq1; do echo \"$disk|10|10|1048576|4194304\"; "
+                        "done".format(host.sysfs.nodes))
     with pytest.raises(NotAdoptable, match="/dev/sdq1"):
         adopt.check_whole([found])
 

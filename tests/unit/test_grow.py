@@ -24,7 +24,8 @@ if [ -e $state/fail-$program ]; then exit 9; fi
 PROGRAMS = {
     "cryptsetup": "echo $(( ($($helpers/cat {disk}) * 512 - {payload}) / 512 )) >{mapping}",
     "pvresize": "echo $(( $($helpers/cat {mapping}) * 512 / {extent} - 1 )) >$state/extents",
-    "vgs": "echo \"/dev/mapper/{name}|$($helpers/cat $state/extents)|$($helpers/cat $state/lv)\"",
+    "vgs": "echo \"/dev/mapper/{name}|$($helpers/cat $state/extents)|$($helpers/cat $state/lv)"
+           "|1048576|{extent}\"",
     "lvs": "echo \"/dev/{group}/{sr}|254|3|$(( $($helpers/cat $state/lv) * {extent} ))|1\"",
     "lvextend": "for last; do before=$count; count=$last; done; "
                 "echo $(( $($helpers/cat $state/lv) + ${{before#+}} )) >$state/lv",
@@ -137,7 +138,7 @@ def test_a_missing_tool_is_named_before_anything_changes(stack, programs):
 @pytest.mark.parametrize("free, stripes, extents", [
     ([5], 1, 5), ([0], 1, 0), ([5, 3], 1, 8), ([5, 3], 2, 6), ([5, 0], 2, 0), ([4, 4, 9], 3, 12)])
 def test_a_striped_volume_grows_by_what_all_its_disks_have(free, stripes, extents):
-    disks = [grow.lvm.PhysicalVolume("/dev/x", 10 + n, n) for n in free]
+    disks = [grow.lvm.PhysicalVolume("/dev/x", 10 + n, n, EXTENT, 0) for n in free]
     assert grow._extents_to_add(disks, stripes) == extents
 
 

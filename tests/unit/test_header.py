@@ -128,6 +128,32 @@ def test_a_reencryption_of_another_kind_is_not_read(disk, change):
         header.read(disk(headers.luks2(content)))
 
 
+def test_at_its_end_a_reencryption_is_done_with_all(disk):
+    content = headers.in_reencryption(0, 0)
+    content["digests"]["0"]["segments"].remove("0")
+    content["digests"]["1"]["segments"].append("0")
+    found = header.read(disk(headers.luks2(content)))
+    assert found.reencryption == header.Reencryption(None, "new")
+
+
+@pytest.mark.parametrize("done", [0, 64 * MIB, headers.DATA - headers.PAYLOAD, None])
+def test_in_encryption_it_is_told_where_the_start_of_the_data_lies(disk, done):
+    found = header.read(disk(headers.luks2(headers.in_encryption(done))))
+    assert found.reencryption == header.Reencryption(done, "new", headers.PAYLOAD + headers.DATA)
+    assert (found.volume_key, found.keyslots, found.unbound) == ("", [0], [])
+    assert (found.payload_offset, found.cipher, found.key_bits, found.sector_size) == (
+        headers.PAYLOAD, headers.CIPHER, 512, 512)
+
+
+@pytest.mark.parametrize("change", [
+    {"encryption": "cipher_null-ecb"}, {"sector_size": 4096}, {"type": "zero"}, {"size": "x"}])
+def test_an_encryption_to_more_than_one_kind_of_data_is_not_read(disk, change):
+    content = headers.in_encryption(64 * MIB)
+    content["segments"]["2"].update(change)
+    with pytest.raises(HeaderDamaged):
+        header.read(disk(headers.luks2(content)))
+
+
 @pytest.mark.parametrize("requirements", [None, [], ["online-reencrypt"], ["something-else"]])
 def test_a_reencryption_without_proof_of_both_keys_is_not_read(disk, requirements):
     content = headers.in_reencryption(64 * MIB, 0)

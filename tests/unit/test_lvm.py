@@ -25,9 +25,11 @@ def test_anything_else_is_no_group_of_an_sr(programs, script):
 
 
 def test_the_disks_of_a_group_with_what_is_free_on_each(programs):
-    programs.add("vgs", "echo '  /dev/mapper/luks-a|60|60'; echo '  [unknown]|60|20'")
+    programs.add("vgs", "echo '  /dev/mapper/luks-a|60|60|1048576|4194304'; "
+                        "echo '  [unknown]|60|20|1048576|4194304'")
     assert lvm.physical_volumes(GROUP) == [
-        lvm.PhysicalVolume("/dev/mapper/luks-a", 60, 0), lvm.PhysicalVolume("[unknown]", 60, 40)]
+        lvm.PhysicalVolume("/dev/mapper/luks-a", 60, 0, 4 << 20, 241 << 20),
+        lvm.PhysicalVolume("[unknown]", 60, 40, 4 << 20, 241 << 20)]
     assert programs.calls("vgs")[0][-1] == GROUP
 
 

@@ -64,6 +64,36 @@ def test_in_reencryption_every_part_is_looked_at(check, lines, overlay):
         check(headers.in_reencryption(32 << 20, 32 << 20), lines, overlay)
 
 
+MOVED = "0 32768 linear 8:16 2064384"
+CLEAR = "32768 1900544 linear 8:16 32768"
+ENCRYPTED = "1933312 98304 crypt aes-xts-plain64 :64:logon:new 1933312 8:16 1966080"
+HOT_BACKWARD = "1900544 32768 crypt aes-xts-plain64 :64:logon:new 1900544 254:3 1900544"
+
+
+@pytest.mark.parametrize("lines, overlay", [
+    ([MOVED, CLEAR], []), ([MOVED, CLEAR, ENCRYPTED], []), ([ENCRYPTED], []),
+    (["0 2031616 linear 254:2 0"], [MOVED, CLEAR, HOT_BACKWARD, ENCRYPTED])])
+def test_in_encryption_what_is_in_clear_is_where_it_was_and_its_start_at_the_end(
+        check, sysfs, lines, overlay):
+    if overlay:
+        sysfs.mapping("dm-3", NAME + "-hotzone-backward", "CRYPT-SUBDEV-z", number="254:3")
+    check(headers.in_encryption(48 << 20), lines, overlay)
+
+
+@pytest.mark.parametrize("line", [
+    MOVED.replace("2064384", "32768"), MOVED.replace("2064384", "0"), MOVED.replace("8:16", "8:32"),
+    CLEAR.replace("8:16 32768", "8:16 65536"), CLEAR.replace("linear", "zero"),
+    "16 32 linear 8:16 16", "x 1 linear 8:16 x", ENCRYPTED.replace("1966080", "1933312")])
+def test_in_encryption_every_part_is_looked_at(check, line):
+    with pytest.raises(MappingMismatch):
+        check(headers.in_encryption(48 << 20), [line])
+
+
+def test_data_in_clear_are_refused_where_no_encryption_is_under_way(check):
+    with pytest.raises(MappingMismatch):
+        check(headers.metadata(), [MOVED])
+
+
 def test_several_parts_outside_of_a_reencryption_are_none_of_ours(check):
     with pytest.raises(MappingMismatch, match="2 parts where one is expected"):
         check(headers.metadata(), [DONE, LEFT])

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Encrypts the disks of an unplugged ext SR where they are, with the data on them.
+
+A header takes the first 16 MiB of each disk; what was there moves to its end, where room is made
+before (see `shrink`). From then on the disk is a container whose data are in clear still: the SR
+can be plugged, and cryptsetup encrypts part by part, which a power cut only interrupts (see
+`reencrypt`).
+
+The header takes no binding until the end. So its only key is a recovery key, and the sealed copy of
+that waits in the notes of this host.
+"""
+import contextlib
+import os
+import uuid as uuids
+from typing import Any, Dict, List, NamedTuple
+
+from luksext import (begun, clevis, cryptsetup, devices, header, keys, lvm, shrink, state)
+from luksext.begun import Begun
+from luksext.clevis import Pin
+from luksext.cryptsetup import PAYLOAD_SECTORS, Format
+from luksext.errors import DeviceNotEmpty, InPlaceImpossible
+from luksext.generation import SUBSYSTEM, Identity, now
+from luksext.options import Options
+from luksext.run import require
+
+# Before, whoever had the disk in hand could feign an encryption (CVE-2021-4122).
+_SINCE = (2, 4, 3)
+
+_NOTE = "in-place"
+_START_BYTES = PAYLOAD_SECTORS * header.SECTOR
+_SLOT = 0
+
+
+class _Disk(NamedTuple):
+    """One disk, the file that keeps its start while a container is made of it, and which."""
+
+    path: str
+    kept: str
+    wanted: Format
+
+    @property
+    def is_container(self) -> bool:
+        found = header.find(self.path)
+        return found is not None and found.uuid == self.wanted.uuid
+
+    @property
+    def is_begun(self) -> bool:
+        return self.is_container or os.path.exists(self.kept)
+
+
+def check(sr_uuid: str, paths: List[str], pin: Pin) -> None:
+    """Raises InPlaceImpossible, ToolMissing, UnlockRefused's children unless this host can encrypt
+    the SR's disks where they are, and unlock them by `pin`."""
+    if cryptsetup.version() < _SINCE:
+        raise InPlaceImpossible(sr_uuid, "that needs cryptsetup {}, this host has {}".format(
+            *(".".join(map(str, version)) for version in (_SINCE, cryptsetup.version()))))
+    require("clevis", "losetup", "dmsetup", "e2fsck", "resize2fs", "dumpe2fs", "lvreduce")
+    for path in paths:
+        if devices.logical_block_size(path) != header.SECTOR:
+            raise InPlaceImpossible(
+                sr_uuid, "{} has blocks of {} bytes, VHD images need 512".format(
+                    path, devices.logical_block_size(path)))
+    clevis.check_tools(pin)
+    clevis.unseal(clevis.seal(pin, clevis.new_key()))
+
+
+def begin(sr_uuid: str, paths: List[str], options: Options) -> str:
+    """Makes containers of all disks of the unplugged SR, whose data are in clear still; returns the
+    recovery key that opens all of them.
+
+    paths: all disks of the SR, by names that last. Called again after an interruption, it goes on
+    with what was given first.
+    Raises InPlaceImpossible, NoRoom, UnlockRefused's children with no data changed.
+    """
+    store = state.Store(sr_uuid)
+    note = store.load(_NOTE)
+    if not note:
+        note = _note(sr_uuid, paths, options)
+        store.save(_NOTE, note)
+    disks = [_Disk(path, os.path.join(store.folder, "start-{}".format(index)),
+                   Format(2, uuid, note["cipher"], note["key_bits"],
+                          str(Identity(sr_uuid, index, len(note["paths"]))), SUBSYSTEM))
+             for index, (path, uuid) in enumerate(zip(note["paths"], note["uuids"]))]
+    if not any(disk.is_begun for disk in disks):
+        group = lvm.GROUP_PREFIX + sr_uuid
+        shrink.shrink(group, sr_uuid, 2 * _START_BYTES)
+        lvm.deactivate_all(group)
+    key = clevis.unseal(note["jwe"])
+    for disk in disks:
+        _make_container(disk, key, note["jwe"])
+    return key.decode("ascii")
+
+
+def end(sr_uuid: str) -> None:
+    """Forgets what `begin` noted, once the recovery key was handed out."""
+    state.forget(sr_uuid)
+
+
+def is_begun(sr_uuid: str) -> bool:
+    """Whether `begin` was called for the SR, and `end` not yet."""
+    return bool(state.Store(sr_uuid).load(_NOTE))
+
+
+def _note(sr_uuid: str, paths: List[str], options: Options) -> Dict[str, Any]:
+    """Sealed, and unsealed for trial, before anything is touched."""
+    key = keys.to_passphrase(keys.generate())
+    jwe = clevis.seal(options.pin, key)
+    if clevis.unseal(jwe) != key:
+        raise InPlaceImpossible(sr_uuid, "what clevis unseals is not what it sealed")
+    return {"jwe": jwe, "paths": paths, "uuids": [str(uuids.uuid4()) for _ in paths],
+            "cipher": options.cipher, "key_bits": options.key_bits}
+
+
+def _make_container(disk: _Disk, key: bytes, jwe: str) -> None:
+    """The start of the disk is kept on this host until the container is there: the only moment in
+    which a power cut could lose something."""
+    if not disk.is_container:
+        if os.path.exists(disk.kept):
+            _put_back(disk)
+        else:
+            with open(disk.path, "rb") as device:
+                state.write(disk.kept, device.read(_START_BYTES))
+        begun.save(disk.wanted.uuid, Begun(now(), "", "", [], jwe))
+        cryptsetup.encrypt_init(disk.path, disk.wanted, _SLOT, key)
+    with contextlib.suppress(FileNotFoundError):
+        state.destroy(disk.kept)
+
+
+def _put_back(disk: _Disk) -> None:
+    """Undoes what a cryptsetup did that was cut short, and nothing else."""
+    foreign = set(devices.signatures(disk.path)) - {"LVM2_member", "crypto_LUKS"}
+    if foreign:
+        raise DeviceNotEmpty(disk.path, sorted(foreign))
+    with open(disk.kept, "rb") as file, open(disk.path, "r+b") as device:
+        device.write(file.read())
+        device.flush()
+        os.fsync(device.fileno())

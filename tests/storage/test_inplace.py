@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A plaintext ext SR is encrypted where it is, with its VDIs, while they are in use again."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.lab.disks import Disk
+from tests.storage.kills import killed_after
+from tests.storage.pool import NOTHING, Host, Sr, XeError
+from tests.storage.test_plugin import call_host
+from tests.storage.test_reencrypt import at_work, ended, progress, until
+
+pytestmark = pytest.mark.slow
+
+DATA = random.Random(2).randbytes(1 << 20)
+
+
+def encrypt(sr: Sr) -> dict:
+    return json.loads(call_host(sr.host, "encrypt-in-place", sr_uuid=sr.uuid, confirm="true",
+                                pin="null"))
+
+
+def fill(sr: Sr) -> str:
+    """A VDI with known data, and as much on the filesystem that its end has to be moved."""
+    vdi = sr.create_vdi()
+    sr.host.write_vdi(vdi, DATA)
+    mount = f"/run/sr-mount/{sr.uuid}"
+    sr.host.sh(f"""
+        fallocate -l $(( $(df --output=avail -B1 {mount} | tail -n 1) - (60 << 20) )) {mount}/low
+        head -c 12M /dev/urandom >{mount}/high
+        rm {mount}/low
+        md5sum {mount}/high >/root/high.md5
+        sync
+    """)
+    return vdi
+
+
+def whole(sr: Sr, vdi: str) -> None:
+    """The SR is an encrypted one, its data are what they were, and its filesystem is sound."""
+    host = sr.host
+    assert host.xe("sr-param-get", uuid=sr.uuid, param_name="type") == "luksext"
+    assert host.read_vdi(vdi)[:len(DATA)] == DATA
+    host.sh("md5sum -c /root/high.md5")
+
+
+def sound(sr: Sr, vdi: str) -> None:
+    """Nothing is in clear any more, binding and recovery key open, the filesystem is whole."""
+    found = sr.host.sh(f"cryptsetup luksDump {sr.device}")
+    assert "linear" not in found
+    status = json.loads(call_host(sr.host, "status", sr_uuid=sr.uuid))
+    assert [slot["role"] for slot in status["disks"][0]["slots"]] == ["recovery", "binding"]
+    sr.unplug()
+    assert sr.host.left_open() == NOTHING
+    sr.plug()
+    whole(sr, vdi)
+    sr.unplug()
+    sr.host.sh(f"""
+        set -e
+        mapping=luks-$(cryptsetup luksUUID {sr.device})
+        clevis luks unlock -d {sr.device} -n $mapping
+        vgchange -q -ay XSLocalEXT-{sr.uuid}
+        e2fsck -fn /dev/XSLocalEXT-{sr.uuid}/{sr.uuid}
+        vgchange -q -an XSLocalEXT-{sr.uuid}
+        cryptsetup close $mapping
+    """)
+    sr.plug()
+
+
+@pytest.fixture
+def plain(host: Host, new_disk: Callable[..., Disk]) -> Sr:
+    return host.create_sr(new_disk("256M"), type="ext")
+
+
+def test_data_stay_and_all_of_them_are_encrypted_while_in_use(plain: Sr) -> None:
+    vdi = fill(plain)
+    with pytest.raises(XeError) as caught:
+        call_host(plain.host, "encrypt-in-place", sr_uuid=plain.uuid)
+    assert caught.value.code == 6285
+    assert plain.host.xe("sr-param-get", uuid=plain.uuid, param_name="type") == "ext"
+    key = encrypt(plain)["recovery_key"]
+    whole(plain, vdi)
+    until(plain, at_work)
+    plain.host.write_vdi(vdi, DATA)
+    until(plain, ended)
+    sound(plain, vdi)
+    plain.host.sh(f"cryptsetup open --test-passphrase {plain.device}", input=key)
+    plain.destroy()
+
+
+def test_power_cuts_while_it_works_lose_nothing(plain: Sr) -> None:
+    vdi = fill(plain)
+    encrypt(plain)
+    for _ in range(3):
+        before = until(plain, at_work)[1]
+        plain.host.machine.power_cut()
+        plain.host.machine.start()
+        assert plain.attached
+        whole(plain, vdi)
+        assert progress(plain)[1] >= before
+    until(plain, ended)
+    plain.unplug()
+    plain.plug()
+    sound(plain, vdi)
+    plain.destroy()
+
+
+STEPS = [("fallocated", "losetup", "--find*"), ("shrunk", "resize2fs", "/dev/mapper*"),
+         ("hidden", "lvrename", "*shrinking"), ("merging", "dmsetup", "create*shrinking*"),
+         ("reduced", "lvreduce", "*"), ("named", "lvrename", "*-shrinking*"),
+         ("disk", "pvresize", "*"), ("header", "cryptsetup", "reencrypt*--init-only*")]
+
+
+@pytest.mark.parametrize(("program", "pattern"), [step[1:] for step in STEPS],
+                         ids=[step[0] for step in STEPS])
+@pytest.mark.parametrize("reboots", [False, True], ids=["killed", "power-cut"])
+def test_interrupted_at_any_step_the_next_call_goes_on(plain: Sr, program: str, pattern: str,
+                                                       reboots: bool) -> None:
+    host = plain.host
+    vdi = fill(plain)
+    with killed_after(host, program, pattern), pytest.raises(XeError):
+        encrypt(plain)
+    if reboots:
+        host.machine.power_cut()
+        host.machine.start()
+    encrypt(plain)
+    whole(plain, vdi)
+    until(plain, ended)
+    plain.unplug()
+    plain.plug()
+    sound(plain, vdi)
+    plain.destroy()

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""inplace: disks with data become containers; whatever cuts it short, the next call goes on."""
+import contextlib
+import os
+
+import pytest
+
+import headers
+from fake_luks import every_cut
+from luksext import (begun, clevis, header, inplace, keys, keyslots, options, reencrypt, state)
+from luksext.begun import Begun
+from luksext.clevis import Pin
+from luksext.errors import (DeviceNotEmpty, InPlaceImpossible, LuksError, NoRoom, ToolMissing,
+                            TpmRefuses)
+
+SR = headers.SR
+START = bytes(range(256)) * 4096
+OPTIONS = options.parse({"device": "/dev/disk", "pin": "tpm2"})
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+class Host:
+    """Two disks of an SR as files, on which a pretended cryptsetup works."""
+
+    def __init__(self, folder):
+        self.paths = [str(folder / name) for name in ("sdb", "sdc")]
+        self.shrunk = 0
+        self.signatures = ["LVM2_member"]
+        self.steps, self.kill_at = 0, None
+        self.keys = []
+        self.refresh()
+
+    def refresh(self):
+        for path in self.paths:
+            with open(path, "wb") as disk:
+                disk.write(START)
+
+    def step(self):
+        self.steps += 1
+        if self.kill_at is not None and self.steps >= self.kill_at:
+            raise Killed
+
+    def shrink(self, group, sr_uuid, size):
+        self.step()
+        assert (group, sr_uuid, size) == ("XSLocalEXT-" + SR, SR, 2 * len(START))
+        # While the group is there: its label is in the start of each disk.
+        assert all(self.start(path) == START for path in self.paths)
+        self.shrunk += 1
+
+    def encrypt_init(self, path, wanted, slot, key):
+        """Needs the start as it was; cut short in the middle, it leaves a piece of it only."""
+        self.step()
+        assert self.start(path) == START
+        with open(path, "r+b") as disk:
+            disk.write(bytes(8192))
+        self.step()
+        content = headers.luks2(headers.in_encryption(0), uuid=wanted.uuid, label=wanted.label,
+                                subsystem=wanted.subsystem)
+        with open(path, "r+b") as disk:
+            disk.write(content)
+        self.keys.append(key)
+        self.step()
+
+    def start(self, path):
+        with open(path, "rb") as disk:
+            return disk.read(len(START))
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+    made = Host(tmp_path)
+    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(inplace.shrink, "shrink", made.shrink)
+    monkeypatch.setattr(inplace.lvm, "deactivate_all", lambda group: made.step())
+    monkeypatch.setattr(inplace.cryptsetup, "encrypt_init", made.encrypt_init)
+    monkeypatch.setattr(inplace.cryptsetup, "version", lambda: (2, 6, 1))
+    monkeypatch.setattr(inplace.devices, "signatures", lambda path: made.signatures)
+    monkeypatch.setattr(inplace.devices, "logical_block_size", lambda path: 512)
+    monkeypatch.setattr(inplace, "require", lambda *programs: None)
+    monkeypatch.setattr(inplace.clevis, "check_tools", lambda pin: None)
+    # What is sealed can be seen: a pretended TPM.
+    monkeypatch.setattr(inplace.clevis, "seal", lambda pin, key: "sealed " + key.decode())
+    monkeypatch.setattr(inplace.clevis, "unseal", lambda jwe: jwe.split(" ")[1].encode())
+    monkeypatch.setattr(inplace, "_START_BYTES", len(START))
+    for path, write in (("write", state.write), ("destroy", state.destroy)):
+        monkeypatch.setattr(state, path, stepping(made, write))
+    return made
+
+
+def stepping(host, function):
+    def step(*arguments):
+        host.step()
+        function(*arguments)
+        host.step()
+    return step
+
+
+def begin(host):
+    return inplace.begin(SR, host.paths, OPTIONS)
+
+
+def check(host, key):
+    for index, path in enumerate(host.paths):
+        found = header.read(path)
+        assert (found.label, found.subsystem) == ("{}:{}:2".format(SR, index), "luksext")
+        assert begun.is_ours(found)
+        assert begun.load(found.uuid).jwe == "sealed " + key
+    assert set(host.keys) == {key.encode()}
+    kept = [name for name in os.listdir(state.Store(SR).folder) if name.startswith("start")]
+    assert kept == []
+
+
+def test_each_disk_becomes_a_container_that_one_recovery_key_opens(host):
+    key = begin(host)
+    assert host.shrunk == 1
+    assert len(host.keys) == 2
+    check(host, key)
+    assert inplace.is_begun(SR)
+    inplace.end(SR)
+    assert not inplace.is_begun(SR)
+
+
+def test_called_again_it_tells_the_key_again_and_changes_nothing(host):
+    key = begin(host)
+    assert (begin(host), host.shrunk, len(host.keys)) == (key, 1, 2)
+
+
+def cut_short(host, number):
+    """A fresh SR, whose encryption is killed at the moment of that number."""
+    host.kill_at = None
+    inplace.end(SR)
+    host.refresh()
+    host.steps, host.kill_at, host.keys = 0, number, []
+    with pytest.raises(Killed):
+        begin(host)
+    host.kill_at = None
+
+
+def moments(host):
+    begin(host)
+    return range(1, host.steps + 1)
+
+
+def test_killed_at_any_moment_the_next_call_goes_on_with_nothing_lost(host):
+    for number in moments(host):
+        cut_short(host, number)
+        check(host, begin(host))
+
+
+def test_a_disk_that_carries_something_else_by_now_is_not_written_to(host):
+    seen = 0
+    for number in moments(host):
+        cut_short(host, number)
+        if any(path.startswith("start") for path in os.listdir(state.Store(SR).folder)):
+            host.signatures = ["ext4"]
+            before = [host.start(path) for path in host.paths]
+            with contextlib.suppress(DeviceNotEmpty):
+                begin(host)
+                continue
+            assert [host.start(path) for path in host.paths] == before
+            seen += 1
+            host.signatures = ["LVM2_member"]
+    assert seen > 2
+
+
+def refuse(error):
+    def refusing(*_):
+        raise error
+    return refusing
+
+
+@pytest.mark.parametrize("module, name, error", [
+    (inplace.clevis, "seal", TpmRefuses("")), (inplace.clevis, "unseal", TpmRefuses("")),
+    (inplace.shrink, "shrink", NoRoom("/dev/x", 1))])
+def test_what_cannot_be_done_is_told_with_the_disks_unchanged(host, monkeypatch, module, name,
+                                                              error):
+    monkeypatch.setattr(module, name, refuse(error))
+    with pytest.raises(type(error)):
+        begin(host)
+    assert [host.start(path) for path in host.paths] == [START, START]
+
+
+def test_a_host_whose_cryptsetup_is_too_old_is_refused_with_the_way_that_is_left(host, monkeypatch):
+    monkeypatch.setattr(inplace.cryptsetup, "version", lambda: (2, 0, 3))
+    with pytest.raises(InPlaceImpossible, match=r"2\.4\.3, this host has 2\.0\.3.*fn=encrypt "):
+        inplace.check(SR, host.paths, Pin("tpm2", {}))
+
+
+def test_a_disk_with_large_blocks_is_refused(host, monkeypatch):
+    monkeypatch.setattr(inplace.devices, "logical_block_size", lambda path: 4096)
+    with pytest.raises(InPlaceImpossible, match="blocks of 4096 bytes"):
+        inplace.check(SR, host.paths, Pin("tpm2", {}))
+
+
+def test_a_missing_tool_is_named(host, monkeypatch):
+    monkeypatch.setattr(inplace, "require", refuse(ToolMissing("resize2fs", "e2fsprogs")))
+    with pytest.raises(ToolMissing, match="e2fsprogs"):
+        inplace.check(SR, host.paths, Pin("tpm2", {}))
+
+
+# At the end
+
+
+@pytest.fixture
+def encrypted(disk, monkeypatch, tmp_path):
+    """A disk whose data are all encrypted, and whose only key is the recovery key."""
+    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    disk.key = keys.to_passphrase(keys.generate())
+
+    def prepare():
+        disk.keys[0] = disk.key
+        jwe = disk.jwe("tpm2", {"pcr_ids": "7", "pcr_bank": "sha256"}, disk.key)
+        begun.save(headers.UUID, Begun("2031-01-01T00:00:00Z", "", "", [], jwe))
+        disk.write()
+
+    disk.prepare = prepare
+    prepare()
+    return disk
+
+
+def roles(disk):
+    return [(slot.role, slot.confirmed) for slot in keyslots.slots(disk.container())]
+
+
+@pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
+def test_at_the_end_the_recovery_key_gets_its_note_and_the_binding_a_key_of_its_own(encrypted):
+    reencrypt.settle(encrypted.container())
+    assert roles(encrypted) == [("recovery", False), ("binding", False)]
+    [binding] = encrypted.container().bindings
+    assert clevis.describe(binding.jwe).config["pcr_ids"] == "7"
+    assert encrypted.keys[1] == encrypted.sealed[binding.jwe] != encrypted.key
+    assert begun.load(headers.UUID) is None
+
+
+@pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
+def test_killed_at_any_program_of_the_end_the_recovery_key_opens_and_the_end_is_made_good(
+        encrypted):
+    def holds():
+        assert encrypted.keys[0] == encrypted.key
+        reencrypt.settle(encrypted.container())
+        # A key that was added, and not yet bound, stays: nobody knows it.
+        found = [role for role, _ in roles(encrypted)]
+        return sorted(set(found) - {"unknown"}) == ["binding", "recovery"] and len(found) <= 3
+
+    assert every_cut(encrypted, encrypted.prepare,
+                     lambda: reencrypt.settle(encrypted.container()), holds) > 6
+
+
+@pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
+def test_while_the_tpm_refuses_the_end_waits(encrypted):
+    encrypted.break_bindings()
+    with pytest.raises(LuksError):
+        reencrypt.settle(encrypted.container())
+    assert begun.load(headers.UUID) is not None
+    assert encrypted.keys == {0: encrypted.key}
