@@ -36,7 +36,7 @@ class Host:
         self.done.append("check")
 
     def begin(self, sr_uuid, paths, wanted):
-        if self.xapi.tables["PBD"]:
+        if paths:
             assert not self.xapi.row("PBD", self.pbd)["currently_attached"]
         self.done.append(paths)
         return KEY
