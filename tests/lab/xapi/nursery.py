@@ -18,6 +18,8 @@ import sys
 import types
 from contextlib import suppress
 
+import interrupt  # type: ignore[import-not-found]  # it lies beside this file
+
 #: Modules of the standard library that storage managers and drivers import.
 MODULES = (
     "argparse", "base64", "bisect", "contextlib", "copy", "ctypes", "datetime", "errno", "fcntl",
@@ -63,6 +65,7 @@ def _guard(request: dict, stdout: int, stderr: int, report: int) -> list[str]:
     os.chdir("/")
     os.environ.clear()
     os.environ.update(request["env"])
+    interrupt.obey(request["argv"])
     return request["argv"]
 
 
