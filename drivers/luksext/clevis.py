@@ -74,6 +74,7 @@ def seal(pin: Pin, key: bytes) -> str:
                      stdin=key, deadline=DEADLINE)
     except (CommandFailed, CommandTimeout) as error:
         raise _sealing_refused(pin, error) from error
+    _rest(leaves(pin))
     jwe = result.stdout.decode("ascii", "replace").strip()
     if not _JWE.match(jwe):
         raise PinRefuses(pin.name, "what it printed is no sealed key")
@@ -88,9 +89,16 @@ def unseal(jwe: str) -> bytes:
     if not _JWE.match(jwe):
         raise PinRefuses("unknown", "the sealed key in the header is damaged")
     try:
-        return run(["clevis", "decrypt"], stdin=jwe.encode("ascii"), deadline=DEADLINE).stdout
+        key = run(["clevis", "decrypt"], stdin=jwe.encode("ascii"), deadline=DEADLINE).stdout
     except (CommandFailed, CommandTimeout) as error:
         raise _unsealing_refused(describe(jwe), error) from error
+    _rest(sealed_leaves(describe(jwe)))
+    return key
+
+
+def _rest(pins: Iterator[Pin]) -> None:
+    if any(pin.name == "tpm2" for pin in pins):
+        tpm.rest()
 
 
 def describe(jwe: str) -> Pin:

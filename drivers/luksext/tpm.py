@@ -7,9 +7,10 @@ is asked of the TPM and never guessed from a message.
 import os
 import re
 import shutil
+import struct
 
 from luksext.errors import CommandFailed, CommandTimeout, NoTpm, TpmBroken, TpmLockout
-from luksext.run import PATH, run
+from luksext.run import PATH, log, run
 
 # The kernel's resource manager; clevis insists on it.
 DEVICE = "/dev/tpmrm0"
@@ -22,6 +23,11 @@ _IN_LOCKOUT = re.compile(r"inLockout:\s*(1|set)", re.IGNORECASE)
 # TPMA_PERMANENT.ownerAuthSet and TPMA_STARTUP_CLEAR.shEnable (8.6, 8.7).
 _OWNER_HAS_PASSWORD = re.compile(r"ownerAuthSet:\s*(1|set)", re.IGNORECASE)
 _OWNER_DISABLED = re.compile(r"shEnable:\s*(0|clear)", re.IGNORECASE)
+
+# TPM2_Shutdown with TPM_SU_CLEAR (Part 3, 9.4): tag, size, command, kind. Not by tpm2-tools, which
+# have it since version 4 only.
+_SHUTDOWN = struct.pack(">HIIH", 0x8001, 12, 0x145, 0)
+_ANSWER_BYTES = 10
 
 
 def check() -> None:
@@ -45,6 +51,22 @@ def owner_problem() -> str:
     if _OWNER_DISABLED.search(properties):
         return "is disabled"
     return "has a password" if _OWNER_HAS_PASSWORD.search(properties) else ""
+
+
+def rest() -> None:
+    """Tells the TPM that power may go; the next request wakes it up.
+
+    To a TPM that served a key and loses power without that, the next start is an attack, and after
+    a few of those it refuses all requests (seen with swtpm, after three). Linux tells it when it
+    shuts down (drivers/char/tpm/tpm-chip.c); it cannot when the power fails. For the failure of
+    this alone nothing fails.
+    """
+    try:
+        with open(DEVICE, "r+b", buffering=0) as chip:
+            chip.write(_SHUTDOWN)
+            chip.read(_ANSWER_BYTES)
+    except OSError as error:
+        log.warning("the TPM was not told that power may go: %s", error)
 
 
 def _variable_properties() -> str:

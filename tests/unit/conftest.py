@@ -79,6 +79,7 @@ def programs(tmp_path, monkeypatch):
     for module in (run, clevis, tpm):
         monkeypatch.setattr(module, "PATH", str(made.folder))
     monkeypatch.setattr(run, "PRIVATE_DIR", str(tmp_path / "private"))
+    monkeypatch.setattr(tpm, "DEVICE", str(tmp_path / "no-tpm"))
     return made
 
 

@@ -164,6 +164,26 @@ def test_a_key_is_sealed_over_stdin_and_never_in_an_argument(programs):
     assert programs.stdin("clevis") == KEY
 
 
+SHARED = {"t": 1, "jwe": [jwe("tang", {}), jwe("tpm2", {})]}
+
+
+@pytest.mark.parametrize("sealed, rests", [
+    (jwe("tpm2", {}), True), (jwe("sss", SHARED), True), (jwe("tang", {}), False),
+    ("a.b.c.d.e", False)])
+def test_a_tpm_that_served_is_told_that_power_may_go(programs, tpm_works, sealed, rests):
+    programs.add("clevis", "printf key")
+    clevis.unseal(sealed)
+    assert bool(tpm_works.read_bytes()) == rests
+
+
+def test_a_tpm_that_hangs_is_asked_for_nothing_more(programs, tpm_works, monkeypatch):
+    monkeypatch.setattr(clevis, "DEADLINE", 0.2)
+    programs.add("clevis", "exec $helpers/sleep 60")
+    with pytest.raises(LuksError):
+        clevis.unseal(jwe("tpm2", {}))
+    assert tpm_works.read_bytes() == b""
+
+
 def test_sealing_without_tpm_says_so(programs, no_tpm):
     programs.add("clevis", "exit 1")
     with pytest.raises(NoTpm):

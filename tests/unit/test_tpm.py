@@ -65,6 +65,18 @@ def test_a_tpm_that_hangs_is_broken(programs, device, monkeypatch):
         tpm.check()
 
 
+def test_it_is_told_that_power_may_go(device):
+    """TPM2_Shutdown(CLEAR): the bytes are those that `tpm2_shutdown --clear` sends."""
+    tpm.rest()
+    assert device.read_bytes() == bytes.fromhex("80010000000c000001450000")
+
+
+def test_a_tpm_that_cannot_be_told_that_power_may_go_fails_nothing(device, caplog):
+    device.unlink()
+    tpm.rest()
+    assert "not told that power may go" in caplog.text
+
+
 def test_output_that_is_no_text_is_no_lockout(programs, device):
     programs.add("tpm2_getcap", "printf '\\377\\376'")
     tpm.check()
