@@ -23,9 +23,10 @@ if _INSTALLED not in sys.path:
 import luksext_xapi  # noqa: E402
 from luksext import container as containers  # noqa: E402
 from luksext import (  # noqa: E402
-    alive, devices, header, keys, lvm, options, repository, run, state)
+    alive, creation, devices, header, keys, lvm, options, repository, run, state)
 from luksext.container import LuksContainer  # noqa: E402
-from luksext.errors import DeviceInUse, DeviceIsOurs, LuksError  # noqa: E402
+from luksext.errors import (  # noqa: E402
+    DeviceInUse, DeviceIsOurs, HalfDestroyed, HeaderMissing, LuksError)
 from luksext.generation import Identity  # noqa: E402
 from luksext_sm import (  # noqa: E402
     EXTSR, SR, FileSR, SRCommand, cleanup, scsiutil, util, xs_errors)
@@ -180,10 +181,15 @@ class LUKSEXTSR(EXTSR.EXTSR):
         if self._inside:
             super(LUKSEXTSR, self).attach(sr_uuid)
             return
+        if luksext_xapi.is_emptied(self.session, self.sr_ref):
+            self._check_being_destroyed()
+            return
         with _Undo(CLOSE_SECONDS) as undo:
             with run.within(UNLOCK_SECONDS):
                 sr = self._repository()
                 found = sr.containers
+                for container in found:
+                    creation.end(container.uuid)
                 for container, record in zip(found, sr.records):
                     if container.open(record, sr.discard):
                         undo.add(container.close)
@@ -232,18 +238,29 @@ class LUKSEXTSR(EXTSR.EXTSR):
     @SR.deviceCheck
     @_explained
     def delete(self, sr_uuid):
-        """Deletes the ext SR inside, then erases every keyslot and the headers.
+        """Empties the ext SR inside, then erases every keyslot and the headers.
 
-        XAPI attaches first. The containers stay open while the ext driver works, since it removes
-        the physical volumes after it detached.
+        XAPI attaches first. Idempotent from every state: what the ext driver would do with the
+        volume once the files are gone, it cannot do twice, so that is done here.
         """
-        sr = self._repository()
-        with self._working_inside(sr.containers):
-            super(LUKSEXTSR, self).delete(sr_uuid)
-        for container in sr.containers:
-            container.close()
-            container.erase()
-        _upkeep().forget(sr)
+        if not luksext_xapi.is_emptied(self.session, self.sr_ref):
+            with self._working_inside(self._repository().containers):
+                FileSR.FileSR.delete(self, sr_uuid)
+            luksext_xapi.note(self.session, self.sr_ref, **{luksext_xapi.EMPTIED: "true"})
+        lvm.remove_group(self.vgname)
+        for mapping in self._open_mappings(sr_uuid):
+            containers.close_mapping(mapping)
+        for disk in self._repository().disks:
+            if isinstance(disk, LuksContainer):
+                disk.erase()
+            elif not isinstance(disk, HeaderMissing):
+                raise disk
+        _upkeep().forget(self._records())
+
+    def after_master_attach(self, sr_uuid):
+        """Scans, unless there is nothing left to scan."""
+        if not luksext_xapi.is_emptied(self.session, self.sr_ref):
+            super(LUKSEXTSR, self).after_master_attach(sr_uuid)
 
     def check_sr(self, sr_uuid):
         """What SM's health service calls every ten minutes: proves the bindings when that is due,
@@ -289,6 +306,16 @@ class LUKSEXTSR(EXTSR.EXTSR):
             ElementTree.SubElement(entry, name).text = value
         return entry
 
+    def _undo_interrupted(self, paths):
+        """Undoes creations on the devices that were interrupted, of SRs that XAPI forgot."""
+        known = {record["uuid"] for record in self.session.xenapi.SR.get_all_records().values()}
+        for device in paths:
+            for begun in creation.noted_on(device):
+                if begun.sr_uuid not in known:
+                    util.SMlog("luksext: undoing the creation of the SR {} on {}, which was "
+                               "interrupted".format(begun.sr_uuid, device))
+                    creation.undo(device, begun.luks_uuid)
+
     def _check_devices(self, sr_uuid, wanted, alone):
         """Refuses every device that must not be formatted; nothing was touched yet.
 
@@ -300,6 +327,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
         devices.check_distinct(wanted.devices)
         for number in sorted(set(map(devices.disk_number, wanted.devices))):
             alone.enter_context(state.locked("create-" + number.replace(":", "-")))
+        self._undo_interrupted(wanted.devices)
         if util.test_hostPBD_devs(self.session, sr_uuid, self.dconf["device"]):
             raise DeviceInUse(self.dconf["device"], ["another SR of this host (`xe pbd-list`)"])
         for device in wanted.devices:
@@ -320,13 +348,17 @@ class LUKSEXTSR(EXTSR.EXTSR):
         """Formats and opens a container on each device; `undo` takes how to undo it."""
         made = []
         for index, device in enumerate(wanted.devices):
-            container = containers.format_container(
+            container = creation.make(
                 device, Identity(sr_uuid, index, len(wanted.devices)), wanted, passphrase)
-            undo.add(container.erase)
-            undo.add(container.close)
+            undo.add(functools.partial(creation.undo, device, container.uuid))
             container.open(container.record, wanted.discard)
             made.append(container)
         return made
+
+    def _check_being_destroyed(self):
+        """Of an SR that was emptied: it is attached to be destroyed, and for nothing else."""
+        if not luksext_xapi.is_being_destroyed(self.session, self.sr_ref):
+            raise HalfDestroyed(self.uuid)
 
     def _repository(self):
         """The SR's containers in their order, wherever their disks are now."""

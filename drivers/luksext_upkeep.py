@@ -52,11 +52,11 @@ def check(session, sr_ref, sr):
         luksext_xapi.publish(session, sr_ref, status.of(sr))
 
 
-def forget(sr):
+def forget(records):
     """Destroys what this host keeps of containers that were erased: header backups above all."""
-    for container in sr.readable:
-        with only_logged("cannot destroy the header backups of " + container.uuid):
-            state.forget(container.uuid)
+    for record in records:
+        with only_logged("cannot destroy the header backups of " + record.uuid):
+            state.forget(record.uuid)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ SR_TYPE = "luksext"
 RECORDS = "luks_containers"
 RECOVERY = "luks_recovery_key"
 ALERTS = "luks_alerts"
+EMPTIED = "luks_emptied"
 
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
@@ -46,6 +47,16 @@ def repository_of(session, sr_ref, device_config):
     return repository.recorded(sr["uuid"], records(sr["sm_config"]),
                                options.parse_devices(device_config),
                                device_config.get("discard") == "true")
+
+
+def is_emptied(session, sr_ref):
+    """Whether the SR was found to be empty to be destroyed: what is in it may be gone."""
+    return EMPTIED in session.xenapi.SR.get_sm_config(sr_ref)
+
+
+def is_being_destroyed(session, sr_ref):
+    """Whether XAPI is destroying the SR; it attaches it for that first."""
+    return "destroy" in session.xenapi.SR.get_current_operations(sr_ref).values()
 
 
 def note(session, sr_ref, **values):

@@ -7,7 +7,6 @@ asked for.
 """
 import contextlib
 import time
-import uuid as uuids
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from luksext import alive, begun, clevis, cryptsetup, devices, header, keys, tables
@@ -127,7 +126,7 @@ class LuksContainer:
         try:
             self._check_mapping()
         except LuksError:
-            with overtime(), _first_error_counts():
+            with overtime(), first_error_counts():
                 self.close()
             raise
         return True
@@ -213,7 +212,7 @@ class LuksContainer:
             raise MappingMismatch(mapping.name, "a sector size other than 512 bytes", "512")
 
 
-def format_container(device: str, identity: Identity, options: Options,
+def format_container(device: str, luks_uuid: str, identity: Identity, options: Options,
                      passphrase: Optional[bytes]) -> LuksContainer:
     """Makes a container of `device`, bound to the pin of `options`. Destroys what was there.
 
@@ -222,13 +221,13 @@ def format_container(device: str, identity: Identity, options: Options,
     proves the binding by `open`.
     A failure on the way erases what was begun.
 
-    passphrase: becomes a second keyslot, where given.
+    luks_uuid: that of the new container. passphrase: becomes a second keyslot, where given.
     """
     key = clevis.new_key()
     jwe = clevis.seal(options.pin, key)
     version = options.luks_version or 0
     generation = GENERATIONS[version]
-    wanted = Format(version, str(uuids.uuid4()), options.cipher, options.key_bits,
+    wanted = Format(version, luks_uuid, options.cipher, options.key_bits,
                     str(identity), SUBSYSTEM)
     try:
         _clear_start(device)
@@ -241,7 +240,7 @@ def format_container(device: str, identity: Identity, options: Options,
                                   recovery_note(RECOVERY_SLOT, "passphrase"))
         return LuksContainer(device, header.read(device))
     except BaseException:
-        with overtime(), _first_error_counts():
+        with overtime(), first_error_counts():
             _clear_start(device)
         raise
 
@@ -383,7 +382,7 @@ def _identified(hints: List[str]) -> Iterator[Tuple[LuksContainer, Identity]]:
     for container in all_containers():
         if devices.kernel_name(container.device) not in seen:
             identity = None
-            with _first_error_counts():
+            with first_error_counts():
                 identity = container.identity
             if identity is not None:
                 yield container, identity
@@ -414,7 +413,7 @@ def close_mapping(mapping: devices.Mapping) -> None:
 
 
 @contextlib.contextmanager
-def _first_error_counts() -> Iterator[None]:
+def first_error_counts() -> Iterator[None]:
     """For cleaning up after an error, which a second one must not hide."""
     try:
         yield

@@ -794,6 +794,18 @@ class ReencryptionStuck(LuksError):
             "Restart this host: the next plug repairs that part, and the re-encryption goes on.")
 
 
+class HalfDestroyed(LuksError):
+    """An SR whose destruction was interrupted: it is empty, and its disks may be erased."""
+
+    code = 6290
+
+    def __init__(self, sr_uuid: str) -> None:
+        super().__init__(
+            "The SR was being destroyed when that was interrupted. It holds no VDIs, and its disks "
+            "may be erased already.",
+            "Finish it: xe sr-destroy uuid={}".format(sr_uuid))
+
+
 class HostUnknown(LuksError):
     """dom0's inventory does not say which host of the pool this is."""
 

@@ -135,6 +135,13 @@ def deactivate_all(group: str) -> None:
     run(["vgchange", *_WRITABLE, "-an", group], deadline=_DEADLINE)
 
 
+def remove_group(group: str) -> None:
+    """Removes `group` with its volumes. Where there is none, nothing happens."""
+    # As LVM's own scripts ask: 5 is for a group that is not there, and for what cannot be removed,
+    # which then keeps its disks in use (lvm(8), EXIT STATUS).
+    run(["vgremove", *_WRITABLE, "--force", group], deadline=_DEADLINE, accept=(0, 5))
+
+
 def drop(name: str) -> None:
     """Takes the volume that device-mapper calls `name` out of the kernel, without LVM. Whatever
     has it open keeps it there: raises CommandFailed."""

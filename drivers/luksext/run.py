@@ -60,6 +60,7 @@ PACKAGES = {
     "lvextend": "lvm2",
     "lvreduce": "lvm2",
     "losetup": "util-linux",
+    "vgremove": "lvm2",
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
     "resize2fs": "e2fsprogs",

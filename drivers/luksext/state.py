@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import time
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, List
 
 from luksext import run
 from luksext.errors import Busy, NotWritten, Unsupported
@@ -52,6 +52,11 @@ class Store:
         self.make()
         write(self._path(name), json.dumps(note, indent=1, sort_keys=True).encode("utf-8"))
 
+    def remove(self, name: str) -> None:
+        """Removes the note `name`, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(name))
+
     def make(self, *folders: str) -> str:
         """Makes the folder of the container, and `folders` in it; returns the path of the last."""
         path = self.folder
@@ -64,6 +69,14 @@ class Store:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, _checked(name) + ".json")
+
+
+def known() -> List[str]:
+    """The LUKS UUIDs, and other names, that something is noted of."""
+    try:
+        return sorted(name for name in os.listdir(FOLDER) if _NAME.match(name))
+    except FileNotFoundError:
+        return []
 
 
 def forget(luks_uuid: str) -> None:

@@ -24,7 +24,7 @@ SR = "0a1b2c3d-0000-4000-8000-0123456789ab"
 _PRELUDE = """
 import json, os, sys
 sys.path.insert(0, "/opt/xensource/sm")
-from luksext import bindings, container, escrow, generation, keys, keyslots, options, run
+from luksext import bindings, container, creation, escrow, generation, keys, keyslots, options, run
 from luksext.clevis import Pin
 from luksext.errors import LuksError
 from luksext.header import read
@@ -48,8 +48,8 @@ def code(do, *arguments):
 def make(pin, config, version, passphrase=None):
     chosen = options.parse({"device": device, "pin": pin, "pin-config": json.dumps(config),
                             "luks-version": version})
-    container.format_container(device, generation.Identity(sr, 0, 1), container.prepare(chosen),
-                               passphrase and keys.to_passphrase(passphrase))
+    creation.make(device, generation.Identity(sr, 0, 1), container.prepare(chosen),
+                  passphrase and keys.to_passphrase(passphrase))
 """
 
 Script = Callable[..., Any]

@@ -302,7 +302,7 @@ def test_formatting_seals_the_key_before_it_touches_the_device(host, programs):
     device = host.disk("sdb", b"data")
     programs.add("clevis", "exit 1")
     with pytest.raises(PinRefuses):
-        container.format_container(device, OURS, OPTIONS, None)
+        container.format_container(device, headers.UUID, OURS, OPTIONS, None)
     assert programs.order() == ["clevis encrypt"]
     with open(device, "rb") as disk:
         assert disk.read() == b"data"
@@ -310,7 +310,7 @@ def test_formatting_seals_the_key_before_it_touches_the_device(host, programs):
 
 def test_formatting_makes_a_bound_container_with_our_mark(host, programs):
     device = host.disk("sdb")
-    made = container.format_container(device, OURS, OPTIONS, None)
+    made = container.format_container(device, headers.UUID, OURS, OPTIONS, None)
     assert made.identity == OURS
     assert programs.order() == ["clevis encrypt", "dd if=/dev/zero", "cryptsetup luksFormat",
                                 "cryptsetup token"]
@@ -319,19 +319,18 @@ def test_formatting_makes_a_bound_container_with_our_mark(host, programs):
     assert argv[argv.index("--subsystem") + 1] == "luksext"
 
 
-def test_every_container_gets_its_own_uuid_and_a_key_of_256_bits(host, programs):
-    seen = set()
-    for name in ("sdb", "sdc"):
-        container.format_container(host.disk(name), OURS, OPTIONS, None)
+def test_every_container_gets_the_given_uuid_and_a_key_of_256_bits_of_its_own(host, programs):
+    keys = set()
+    for name, uuid in (("sdb", headers.UUID), ("sdc", OTHER)):
+        container.format_container(host.disk(name), uuid, OURS, OPTIONS, None)
         argv = [call for call in programs.calls("cryptsetup") if call[1] == "luksFormat"][-1]
-        seen.add(argv[argv.index("--uuid") + 1])
-        seen.add(programs.stdin("clevis"))
-    assert len(seen) == 4
-    assert all(len(key) == 43 for key in seen if isinstance(key, bytes))
+        assert argv[argv.index("--uuid") + 1] == uuid
+        keys.add(programs.stdin("clevis"))
+    assert sorted(map(len, keys)) == [43, 43]
 
 
 def test_a_passphrase_becomes_the_second_keyslot(host, programs):
-    container.format_container(host.disk("sdb"), OURS, OPTIONS, b"correct horse")
+    container.format_container(host.disk("sdb"), headers.UUID, OURS, OPTIONS, b"correct horse")
     added, note = programs.calls("cryptsetup")[-2:]
     assert added[1] == "luksAddKey"
     assert added[added.index("--key-slot") + 1] == "1"
@@ -343,7 +342,8 @@ def test_a_passphrase_becomes_the_second_keyslot(host, programs):
 
 def test_luks1_keeps_mark_and_binding_in_luksmeta(host, programs):
     programs.add("luksmeta")
-    container.format_container(host.disk("sdb"), OURS, OPTIONS._replace(luks_version=1), None)
+    container.format_container(
+        host.disk("sdb"), headers.UUID, OURS, OPTIONS._replace(luks_version=1), None)
     assert programs.order()[2:] == ["cryptsetup luksFormat", "luksmeta init", "luksmeta save",
                                     "luksmeta save"]
 
@@ -353,7 +353,7 @@ def test_a_failure_on_the_way_erases_what_was_begun(host, programs, step):
     device = host.disk("sdb", b"data")
     programs.add("cryptsetup", "[ $1 = {} ] && exit 1\n{}".format(step, cryptsetup_of(host.sysfs)))
     with pytest.raises(CommandFailed, match=step):
-        container.format_container(device, OURS, OPTIONS, b"correct horse")
+        container.format_container(device, headers.UUID, OURS, OPTIONS, b"correct horse")
     assert programs.order()[-1] == "dd if=/dev/zero"
     with pytest.raises(HeaderMissing):
         read(device)
@@ -363,7 +363,7 @@ def test_a_header_that_cannot_be_read_back_is_erased(host, programs):
     device = host.disk("sdb")
     programs.add("cryptsetup")
     with pytest.raises(HeaderMissing):
-        container.format_container(device, OURS, OPTIONS, None)
+        container.format_container(device, headers.UUID, OURS, OPTIONS, None)
     assert programs.order().count("dd if=/dev/zero") == 2
 
 
@@ -372,7 +372,7 @@ def test_a_disk_that_somebody_uses_by_now_is_not_erased(host, programs, monkeypa
     device = host.disk("sdb")
     monkeypatch.setattr(devices, "check_free", lambda path: in_use(path))
     with pytest.raises(DeviceInUse, match=device):
-        container.format_container(device, OURS, OPTIONS, None)
+        container.format_container(device, headers.UUID, OURS, OPTIONS, None)
     assert "dd if=/dev/zero" not in programs.order()
     assert "cryptsetup luksFormat" not in programs.order()
 
@@ -385,14 +385,14 @@ def test_a_failure_to_erase_does_not_hide_why_formatting_failed(host, programs):
     programs.add("cryptsetup", "exit 1")
     programs.add("dd", "[ -e {0} ] && exit 1; : >{0}".format(programs.folder / "ran"))
     with pytest.raises(CommandFailed, match="cryptsetup luksFormat"):
-        container.format_container(host.disk("sdb"), OURS, OPTIONS, None)
+        container.format_container(host.disk("sdb"), headers.UUID, OURS, OPTIONS, None)
 
 
 def test_what_clevis_prints_besides_a_sealed_key_is_no_binding(host, programs):
     programs.add("clevis", "echo no jwe")
     device = host.disk("sdb")
     with pytest.raises((LuksError, ValueError)):
-        container.format_container(device, OURS, OPTIONS, None)
+        container.format_container(device, headers.UUID, OURS, OPTIONS, None)
     with pytest.raises(HeaderMissing):
         read(device)
 

@@ -51,6 +51,7 @@ class Xapi:
 
     def __init__(self, **device_config):
         self.sm_config = {}
+        self.operations = {}
         self.messages = []
         self.secrets = {}
         self.pbds = {"PBD": {"host": "HOST", "SR": "SR", "device_config": device_config}}
@@ -60,7 +61,8 @@ class Xapi:
             remove_from_sm_config=lambda ref, key: self.sm_config.pop(key, None),
             add_to_sm_config=lambda ref, key, value: self.sm_config.update({key: value}),
             get_record=lambda ref: {"uuid": SR, "sm_config": dict(self.sm_config)},
-            get_all_records=lambda: {"SR": {"sm_config": dict(self.sm_config)}})
+            get_all_records=lambda: {"SR": {"uuid": SR, "sm_config": dict(self.sm_config)}},
+            get_current_operations=lambda ref: dict(self.operations))
         self.PBD = SimpleNamespace(
             get_all_records=lambda: self.pbds,
             get_device_config=lambda ref: dict(self.pbds[ref]["device_config"]),
@@ -129,7 +131,7 @@ def lab(driver, programs, tmp_path, monkeypatch):
 
 
 def add_programs(programs, sysfs):
-    for name in ("jose", "wipefs", "udevadm", "clevis-encrypt-any"):
+    for name in ("jose", "wipefs", "udevadm", "clevis-encrypt-any", "pvs", "vgremove"):
         programs.add(name)
     programs.add("clevis", "[ $1 = encrypt ] && echo a.b.c.d.e || printf key")
     programs.add("dd", 'for word; do case $word in of=*) : >"${word#of=}"; esac; done')
@@ -149,8 +151,9 @@ def replace_ext_driver(lab, monkeypatch):
             lab.mounted = {"attach": True, "detach": False}.get(name, lab.mounted)
         return method
 
-    for name in ("create", "attach", "detach", "delete"):
+    for name in ("create", "attach", "detach"):
         monkeypatch.setattr(ext.EXTSR, name, step(name))
+    monkeypatch.setattr(driver.FileSR.FileSR, "delete", step("delete"))
     monkeypatch.setattr(ext.EXTSR, "_checkmount", lambda self: lab.mounted)
     monkeypatch.setattr(ext.EXTSR, "block_setscheduler",
                         lambda self, disk: lab.notes.append(("scheduler", disk)))
@@ -623,7 +626,7 @@ def test_delete_keeps_the_containers_open_for_the_ext_driver_then_erases_them(la
         self.detach(sr_uuid)
         lab.log.append(("delete", self.dconf["device"], lab.open_mappings()))
 
-    monkeypatch.setattr(lab.driver.EXTSR.EXTSR, "delete", delete)
+    monkeypatch.setattr(lab.driver.FileSR.FileSR, "delete", delete)
     assert made.delete(SR) is None
     assert steps(lab)[-3:] == ["attach", "detach", "delete"]
     assert all(mappings == ["dm-sdb", "dm-sdc"] for _, _, mappings in lab.log)
@@ -638,6 +641,150 @@ def test_a_delete_that_fails_erases_nothing(lab):
     failure(lab, made.delete, SR)
     assert header.read(disks[0]).keyslots == [0]
     assert made.dconf["device"] == disks[0]
+    made.attach(SR)
+
+
+DELETE = ["vgremove", "close", "erase", "dd"]
+
+
+def stop_at(lab, program):
+    """Has `program` fail: the driver ends there, as if it were killed."""
+    name, script = ("cryptsetup", "[ $1 = {} ] && exit 9\n".format(program)) if program in (
+        "close", "erase") else (program, "exit 9")
+    kept = (lab.programs.folder / name).read_text()
+    lab.programs.add(name, script + "\n" + kept.partition("\n")[2])
+    return lambda: (lab.programs.folder / name).write_text(kept)
+
+
+def half_deleted(lab, count=1, program="erase"):
+    """As `created`, of an SR whose delete was stopped at a program."""
+    made, disks = created(lab, count)
+    made.attach(SR)
+    repair = stop_at(lab, program)
+    failure(lab, made.delete, SR)
+    repair()
+    return made, disks
+
+
+@pytest.mark.parametrize("program", DELETE)
+def test_a_delete_goes_on_where_it_stopped(lab, program):
+    made, disks = half_deleted(lab, 2, program)
+    made.session.operations = {"task": "destroy"}
+    made.detach(SR)
+    del lab.log[:]
+    made.attach(SR)
+    assert made.delete(SR) is None
+    assert steps(lab) == []
+    assert lab.open_mappings() == []
+    assert [header.find(disk) for disk in disks] == [None, None]
+    assert state.known() == []
+
+
+def test_a_delete_that_was_done_may_be_repeated(lab):
+    made, _ = created(lab)
+    made.attach(SR)
+    made.delete(SR)
+    made.session.operations = {"task": "destroy"}
+    made.attach(SR)
+    made.delete(SR)
+
+
+def test_what_was_emptied_is_attached_to_be_destroyed_and_for_nothing_else(lab):
+    made, _ = half_deleted(lab)
+    made.session.operations = {"task": "plug"}
+    assert "xe sr-destroy uuid=" + SR in failure(lab, made.attach, SR)
+    assert lab.open_mappings() == []
+
+
+def test_no_disk_is_erased_in_the_place_of_one_that_is_gone(lab):
+    made, disks = half_deleted(lab)
+    Path(disks[0]).write_bytes(headers.ours())
+    assert "is not the container of this SR" in failure(lab, made.delete, SR)
+    os.unlink(disks[0])
+    assert "is not in this host" in failure(lab, made.delete, SR)
+
+
+def test_the_scan_after_an_attach_is_left_out_where_nothing_is_left(lab, monkeypatch):
+    made, _ = created(lab)
+    monkeypatch.setattr(lab.driver.SR.SR, "after_master_attach",
+                        lambda self, uuid: lab.log.append(uuid))
+    made.after_master_attach(SR)
+    made.session.sm_config["luks_emptied"] = "true"
+    made.after_master_attach(SR)
+    assert lab.log == [SR]
+
+
+# A creation that was interrupted
+
+
+def interrupted(lab, *disks, **config):
+    """The driver's object of a creation that was killed after the ext SR was built; XAPI has
+    forgotten its SR."""
+    killed = lab.sr(uuid=OTHER_SR, device=",".join(disks), pin="any", **config)
+    with pytest.raises(KeyboardInterrupt):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lab.driver, "_Undo", NoUndo)
+            patch.setattr(killed, "_record", kill)
+            killed.create(OTHER_SR, 0)
+    return killed
+
+
+OTHER_SR = "0a1b2c3d-9999-4000-8000-0123456789ab"
+
+
+def kill(*args):
+    raise KeyboardInterrupt()
+
+
+class NoUndo:
+    """A process that is killed takes nothing back."""
+
+    def __init__(self, seconds):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        pass
+
+    def add(self, step):
+        pass
+
+
+def test_the_next_creation_undoes_one_that_was_interrupted(lab):
+    disks = [lab.disk("sdb"), lab.disk("sdc")]
+    interrupted(lab, *disks)
+    left = [header.read(disk).uuid for disk in disks]
+    assert sorted(left) == state.known()
+    lab.sr(device=",".join(disks), pin="any").create(SR, 0)
+    assert [header.read(disk).label for disk in disks] == [SR + ":0:2", SR + ":1:2"]
+    assert not set(left) & set(state.known())
+
+
+def test_a_creation_that_xapi_knows_is_not_undone(lab):
+    disk = lab.disk("sdb")
+    interrupted(lab, disk)
+    other = lab.sr(device=disk, pin="any")
+    other.session.SR.get_all_records = lambda: {"OTHER": {"uuid": OTHER_SR, "sm_config": {}}}
+    assert "part of the encrypted SR " + OTHER_SR in failure(lab, other.create, SR, 0)
+    assert header.read(disk).label.startswith(OTHER_SR)
+
+
+def test_an_sr_that_was_attached_once_is_never_undone(lab):
+    made, disks = created(lab)
+    made.attach(SR)
+    made.detach(SR)
+    other = lab.sr(uuid=OTHER_SR, device=disks[0], pin="any", force="true")
+    other.session.SR.get_all_records = lambda: {}
+    assert "part of the encrypted SR " + SR in failure(lab, other.create, OTHER_SR, 0)
+    assert header.read(disks[0]).label.startswith(SR)
+
+
+def test_a_creation_that_failed_leaves_no_note(lab):
+    lab.fail_at = "create"
+    failure(lab, lab.sr(device=lab.disk("sdb"), pin="any").create, SR, 0)
+    assert state.known() == []
 
 
 # Probe

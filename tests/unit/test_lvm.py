@@ -58,6 +58,16 @@ def test_changes_are_written_whatever_the_hosts_lvm_conf_says(programs):
     assert programs.calls("lvextend") == [["lvextend", *writable, "-l", "+12", "/dev/vg/lv"]]
 
 
+def test_a_group_is_removed_with_its_volumes_and_may_be_gone_already(programs):
+    programs.add("vgremove", "exit 5")
+    lvm.remove_group(GROUP)
+    assert programs.calls("vgremove") == [
+        ["vgremove", "--config", "global{metadata_read_only=0}", "--force", GROUP]]
+    programs.add("vgremove", "exit 3")
+    with pytest.raises(CommandFailed, match="vgremove"):
+        lvm.remove_group(GROUP)
+
+
 def test_the_size_of_a_filesystem_is_all_of_its_blocks(programs):
     programs.add("dumpe2fs", "printf 'Block count:              57344\\n"
                              "Reserved block count:     2867\\nBlock size:               4096\\n'")

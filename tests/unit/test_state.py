@@ -127,6 +127,23 @@ def test_a_folder_that_others_prepared_is_refused(folder, tmp_path):
     assert os.listdir(str(elsewhere)) == []
 
 
+def test_a_note_is_removed_and_may_be_gone_already():
+    store = Store(headers.UUID)
+    store.save("proofs", {"a": 1})
+    store.save("other", {"b": 1})
+    store.remove("proofs")
+    store.remove("proofs")
+    Store("another").remove("proofs")
+    assert (store.load("proofs"), store.load("other")) == ({}, {"b": 1})
+
+
+def test_what_is_known_are_the_folders(folder):
+    assert state.known() == []
+    Store(headers.UUID).save("proofs", {})
+    (folder / ".hidden").mkdir()
+    assert state.known() == [headers.UUID]
+
+
 def test_forgetting_removes_the_notes_of_one_container(folder):
     other = Store("another")
     other.save("proofs", {"a": 1})
