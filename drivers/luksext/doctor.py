@@ -4,11 +4,14 @@
 What XAPI knows is not looked at: its plugin adds that (luksext_doctor.py).
 """
 import os
+import shlex
 import shutil
 import stat
 from typing import Any, Dict, Iterator, List
 
-from luksext import VERSION, clevis, cryptsetup, keyslots, lvmfilter, repository, smplugins, tpm
+from luksext import (VERSION, clevis, cryptsetup, devices, keyslots, lvmfilter, repository,
+                     smplugins, tpm)
+from luksext.container import LuksContainer
 from luksext.errors import LuksError, NoTpm, TpmBroken, TpmLockout
 from luksext.findings import found
 from luksext.run import PACKAGES, PATH, run
@@ -23,6 +26,10 @@ _OTHER_NAMES = {"tpm2_pcrread": "tpm2_pcrlist", "tpm2_pcrlist": "tpm2_pcrread"}
 
 _ROOT = "/"
 
+# A shell script that the installer writes. The storage manager's storage-init writes zeros over its
+# PARTITIONS when it runs for the first time, and again after pool-eject.
+_DEFAULT_STORAGE = "/etc/firstboot.d/data/default-storage.conf"
+
 _LIBEXEC = "/opt/xensource/libexec/"
 
 # What XAPI and systemd start; XAPI passes over what is not executable.
@@ -35,7 +42,7 @@ Found = Dict[str, str]
 def examine() -> List[Found]:
     """All that is found on this host, without XAPI."""
     return [one for check in (_programs, _versions, _tpm, _lvm, _units, _sm_plugins, _python,
-                              _files) for one in check()]
+                              _files, _default_storage) for one in check()]
 
 
 def report(findings: List[Found]) -> Dict[str, Any]:
@@ -89,9 +96,13 @@ def _needs_tpm() -> bool:
 
 
 def _bound_pins() -> List[str]:
-    return [leaf.name for sr in repository.all_of_host() for container in sr.readable
+    return [leaf.name for container in _containers()
             for slot in keyslots.slots(container) if slot.pin is not None
             for leaf in clevis.sealed_leaves(slot.pin)]
+
+
+def _containers() -> List[LuksContainer]:
+    return [container for sr in repository.all_of_host() for container in sr.readable]
 
 
 def _lvm() -> Iterator[Found]:
@@ -147,3 +158,25 @@ def _problem_of(path: str) -> str:
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "can be changed by others than root, and is run as root"
     return ""
+
+
+def _default_storage() -> Iterator[Found]:
+    """Whether a start of this host may overwrite a disk of ours."""
+    named = {devices.number_of(path) for path in _partitions()}
+    try:
+        ours = [container.device for container in _containers()] if named else []
+    except LuksError:
+        return  # what is missing is a finding of its own
+    for device in ours:
+        if named & {devices.number_of(device), devices.disk_number(device)}:
+            yield found("LUKS-D027", DISK=device, FILE=_DEFAULT_STORAGE)
+
+
+def _partitions() -> List[str]:
+    try:
+        with open(_DEFAULT_STORAGE, encoding="utf-8", errors="replace") as file:
+            words = shlex.split(file.read(), comments=True)
+    except (OSError, ValueError):
+        return []
+    return [path for word in words if word.startswith("PARTITIONS=")
+            for path in word.split("=", 1)[1].split() if os.path.exists(path)]

@@ -80,6 +80,11 @@ _ALL = (
     Finding("LUKS-D026", "file not as installed",
             "FILE PROBLEM.",
             "yum reinstall luksext ; rpm -V luksext"),
+    Finding("LUKS-D027", "disk in default-storage.conf",
+            "DISK has an encrypted SR on it, and FILE names it for the host's default storage: "
+            "after the host has left its pool, its next start overwrites the header there, and all "
+            "data are lost.",
+            "mv FILE /root/"),
     Finding("LUKS-D030", "XAPI not asked",
             "What XAPI knows was not looked at: REASON",
             "systemctl status xapi ; xe-toolstack-restart ; then again: luksext doctor"),

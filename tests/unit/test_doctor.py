@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """doctor: each finding on a host that has that fault and no other; none on a host in order."""
+from types import SimpleNamespace
+
 import pytest
 
 from luksext import doctor, lvmfilter, repository, tpm
@@ -70,6 +72,7 @@ def host(programs, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_ROOT", str(made.root))
     monkeypatch.setattr(doctor, "_PROGRAMS", [str(file) for file in made.files])
     monkeypatch.setattr(lvmfilter, "CONFIGURATIONS", [str(made.root / "lvm.conf")])
+    monkeypatch.setattr(doctor, "_DEFAULT_STORAGE", str(made.root / "default-storage.conf"))
     monkeypatch.setattr(repository, "all_of_host", lambda: iter(()))
     return made
 
@@ -214,6 +217,26 @@ def test_the_mode_of_a_file_that_is_run(host, mode, problem):
 def test_a_file_that_is_gone(host):
     host.files[2].unlink()
     assert "cannot be found (No such file" in host.the_one("LUKS-D026")["text"]
+
+
+@pytest.mark.parametrize("text, found", [
+    ("PARTITIONS='{sdb1}'\nTYPE='ext'\n", True), ("PARTITIONS='{sdc} {sdb1}'\n", True),
+    # Zeros over the start of a disk are zeros over the start of its first partition.
+    ("PARTITIONS={sdb}\n", True), ("PARTITIONS='{sdc}'\n", False), ("PARTITIONS=''\n", False),
+    ("# PARTITIONS='{sdb1}'\n", False), ("PARTITIONS='/dev/gone'\n", False),
+    ("TYPE='{sdb1}'\n", False), ("PARTITIONS='{sdb1}", False)])
+def test_a_disk_that_the_next_start_may_overwrite(host, sysfs, monkeypatch, text, found):
+    nodes = {"sdb": sysfs.disk("sdb"), "sdb1": sysfs.partition("sdb", "sdb1"),
+             "sdc": sysfs.disk("sdc", number="8:32")}
+    monkeypatch.setattr(doctor, "_containers", lambda: [SimpleNamespace(device=nodes["sdb1"])])
+    monkeypatch.setattr(doctor, "_bound_pins", lambda: ["tpm2"])
+    (host.root / "default-storage.conf").write_text(text.format(**nodes))
+    if not found:
+        assert host.codes() == []
+        return
+    told = host.the_one("LUKS-D027")
+    assert told["text"].startswith(nodes["sdb1"])
+    assert told["next"] == "mv {} /root/".format(host.root / "default-storage.conf")
 
 
 def test_all_faults_are_told_at_once(host):

@@ -18,7 +18,8 @@ def test_codes_are_stable():
         "LUKS-D021": "garbage collector not ours", "LUKS-D022": "sm-plugins not kept",
         "LUKS-D023": "SR type not accepted", "LUKS-D024": "a file replaces ours",
         "LUKS-D025": "plugins of the storage manager not taught",
-        "LUKS-D026": "file not as installed", "LUKS-D030": "XAPI not asked",
+        "LUKS-D026": "file not as installed", "LUKS-D027": "disk in default-storage.conf",
+        "LUKS-D030": "XAPI not asked",
         "LUKS-D031": "SR type not registered", "LUKS-D032": "features missing",
         "LUKS-D033": "host without the package", "LUKS-D034": "host not asked",
         "LUKS-D035": "versions differ", "LUKS-D036": "SR not plugged"}
