@@ -70,7 +70,7 @@ class Format(NamedTuple):
 def version() -> Tuple[int, ...]:
     """The version of cryptsetup as numbers, for example (2, 0, 3). Raises ToolBroken."""
     output = run(["cryptsetup", "--version"]).stdout.decode("ascii", "replace")
-    match = re.search(r"(\d+)\.(\d+)\.(\d+)", output)
+    match = re.search(r"\b(\d{1,6})\.(\d{1,6})\.(\d{1,6})\b", output)
     if match is None:
         raise ToolBroken("cryptsetup --version", output)
     return tuple(int(part) for part in match.groups())

@@ -27,7 +27,7 @@ def _blocks(device: str) -> Tuple[int, int]:
     """How many blocks the filesystem has, and the bytes of each."""
     argv = ["dumpe2fs", "-h", device]
     output = run(argv).stdout.decode("utf-8", "replace")
-    found = dict(re.findall(r"^(Block count|Block size):\s+(\d+)$", output, re.MULTILINE))
+    found = dict(re.findall(r"^(Block count|Block size):\s+(\d{1,18})$", output, re.MULTILINE))
     if len(found) != 2:
         raise CommandFailed(" ".join(argv), 0, "it prints no size")
     return int(found["Block count"]), int(found["Block size"])

@@ -21,7 +21,7 @@ _SYSFS = "/sys/class/tpm/tpm0"
 _DEADLINE = 20
 
 # One line of what tpm2-tools print: "  7 : 0x65CAF8…"; version 3 leaves 0x out.
-_LINE = re.compile(r"^\s*(\d+)\s*:\s*(?:0x)?((?:[0-9A-Fa-f]{2})+)\s*$", re.MULTILINE)
+_LINE = re.compile(r"^\s*(\d{1,2})\s*:\s*(?:0x)?((?:[0-9A-Fa-f]{2})+)\s*$", re.MULTILINE)
 
 _KEYEDHASH = 0x0008
 _POLICY_PCR = 0x0000017F

@@ -44,7 +44,7 @@ def sample():
                 pass
 while not os.path.exists("{_SAMPLES}.end"):
     sample()
-    time.sleep(0.02)
+    time.sleep(0.05)
 with open("{_SAMPLES}", "wb") as file:
     file.write(b"\\n".join(text.replace(b"\\n", b" ") for text in seen))
 os.rename("{_SAMPLES}.end", "{_SAMPLES}.done")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""No key is left anywhere: not in a file or log, a process's arguments, a core dump, on a disk."""
+"""No key is left anywhere: not in a file or log, a process's arguments, a core dump, on a disk; and
+nobody but root can write, or read, what we make."""
 
 from __future__ import annotations
 
@@ -16,11 +17,26 @@ from tests.lab.machine import Machine
 from tests.storage import leaks
 from tests.storage.kills import killed_after
 from tests.storage.pool import Host, Sr, XeError
-from tests.storage.test_plugin import call, console
+from tests.storage.test_plugin import call
 
 PLUGIN = b"/etc/xapi.d/plugins/luksext"
 
 CORES = "/var/cores"
+
+# All that is installed, and made while the SR lives; and the part of it that is root's alone.
+_PRIVATE = "/run/luksext /var/lib/luksext"
+_OURS = f"""
+find / -xdev \\( -iname '*luksext*' -o -path '*luksext*' \\) ! -path '/proc/*'
+find {_PRIVATE} /etc/xapi.conf.d
+for path in /opt/xensource/sm /opt/xensource/libexec /etc/xapi.d/plugins /usr/sbin {_PRIVATE}; do
+    while [ "$path" != / ]; do path=$(dirname $path); echo $path; done
+done
+"""
+_WRITTEN_BY_OTHERS = """
+sort -u | while read -r path; do
+    find "$path" -maxdepth 0 ! -type l \\( -perm /022 -o ! -user root \\) ! -perm -1000
+done
+"""
 
 # Writes what the kernel hands it; a program, for which the kernel heeds no limit of a core's size.
 _CATCHER = f"""#!/bin/sh
@@ -57,6 +73,10 @@ class Life:
     in_guest: list[str] = field(default_factory=list)
     in_folder: list[str] = field(default_factory=list)
     after_destroy: list[str] = field(default_factory=list)
+    ours: list[str] = field(default_factory=list)
+    written_by_others: list[str] = field(default_factory=list)
+    read_by_others: list[str] = field(default_factory=list)
+    temporary: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +104,7 @@ def life(host: Host, machine: Machine, luks_version: str) -> Life:
         life.in_guest = leaks.in_guest(host, {**life.secrets, **life.volume})
         life.in_folder = leaks.in_folder(machine, {**life.secrets, **life.volume})
         sr.plug()
+        look_at_modes(host, life)
         host.xe("vdi-destroy", uuid=vdi)
         sr.destroy()
     host.sh("sync")
@@ -92,18 +113,24 @@ def life(host: Host, machine: Machine, luks_version: str) -> Life:
     return life
 
 
+def look_at_modes(host: Host, life: Life) -> None:
+    life.ours = host.sh(_OURS).split()
+    life.written_by_others = host.sh(f"{{ {_OURS} }} | {_WRITTEN_BY_OTHERS}").split()
+    life.read_by_others = host.sh(f"find {_PRIVATE} -perm /077").split()
+    life.temporary = host.sh("find /tmp /var/tmp /dev/shm -mindepth 1").split()
+
+
 def use_keys(sr: Sr, life: Life) -> None:
     """Makes a recovery key and uses it in all ways, a wrong one too."""
     key = call(sr, "recovery-add", name="safe")["recovery_key"]
-    call(sr, "recovery-confirm", key=key)
-    console(sr, "recovery-test", key=key.lower())
-    life.secrets |= {"recovery key": key.encode(), "recovery key as typed": key.lower().encode(),
-                     "recovery key without dashes": key.replace("-", "").encode()}
     wrong = f"no key of it {randoms.token_hex(12)}"
-    life.secrets["another passphrase"] = wrong.encode()
-    with pytest.raises(XeError) as caught:
-        call(sr, "recovery-test", key=wrong)
-    assert caught.value.code == 6251
+    life.secrets |= {"recovery key": key.encode(), "recovery key as typed": key.lower().encode(),
+                     "recovery key without dashes": key.replace("-", "").encode(),
+                     "another passphrase": wrong.encode()}
+    call(sr, "recovery-confirm", key=key.lower())
+    told = sr.host.machine.run(
+        ["luksext", "recovery-test", "--key-stdin"], input=wrong, check=False)
+    assert (told.rc, "6251" in told.err) == (1, True)
 
 
 def volume_key(sr: Sr, unsealed: str) -> bytes:
@@ -127,7 +154,9 @@ def crash(sr: Sr) -> list[str]:
                 with pytest.raises(XeError):
                     sr.plug()
             left += sr.host.sh(f"ls {CORES}").split()
-    sr.host.sh("rm /run/catch-core")
+        # The driver crashed after the container was opened, and before it answered.
+        sr.host.sh(f"cryptsetup close luks-{sr.containers()[0]}")
+    sr.host.sh("rm /run/catch-core; find /var/log/xapi-answers -empty -delete")
     return left
 
 
@@ -154,6 +183,23 @@ def test_no_process_is_told_a_secret_by_arguments_or_environment(life: Life) -> 
                if any(secret in process for secret in leaks.forms(life.secrets).values())]
     # XAPI starts plugins with their arguments on the command line; ours overwrites it first of all.
     assert [process for process in showing if PLUGIN not in process] == []
+
+
+def test_nobody_but_root_can_write_what_we_install_and_make(life: Life) -> None:
+    for path in ("/opt/xensource/sm/luksext/run.py", "/opt/xensource/sm/LUKSEXTSR.py",
+                 "/etc/xapi.d/plugins/luksext", "/usr/sbin/luksext", "/etc/xapi.conf.d",
+                 "/opt/xensource/libexec/luksext-gc", "/run/luksext", "/var/lib"):
+        assert path in life.ours
+    assert life.written_by_others == []
+
+
+def test_nobody_but_root_can_read_what_we_note(life: Life) -> None:
+    assert any(path.startswith("/var/lib/luksext/") for path in life.ours)
+    assert life.read_by_others == []
+
+
+def test_nothing_is_made_in_a_folder_of_all(life: Life) -> None:
+    assert life.temporary == []
 
 
 def test_nothing_was_swapped(host: Host) -> None:
