@@ -4,18 +4,16 @@
 Whatever hangs, however many disks and bindings there are: each call has one time for all of it.
 """
 import os
-import re
 import time
 
 import pytest
 
+import doc_rows
 import headers
 from luksext import alive, header, run
 from test_driver import SR, created, driver, failure, lab  # noqa: F401  fixtures
 
 HANGS = "exec $helpers/sleep 600"
-
-RELIABILITY = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "reliability.md")
 
 # Seconds that starting some Python and shell may take besides.
 SLACK = 4
@@ -118,11 +116,10 @@ def test_an_unplug_ends(lab, monkeypatch, seconds):  # noqa: F811
 
 
 def test_the_times_are_those_of_the_documentation(driver):  # noqa: F811
-    with open(RELIABILITY, encoding="utf-8") as file:
-        rows = dict(re.findall(r"^\| `(sr_\w+)` \| (\d+) s \|", file.read(), re.MULTILINE))
     plugged = driver.UNLOCK_SECONDS + driver.UPKEEP_SECONDS + run.OVERTIME
     refused = driver.UNLOCK_SECONDS + run.OVERTIME + driver.CLOSE_SECONDS
-    assert {name: int(seconds) for name, seconds in rows.items()} == {
-        "sr_attach": max(plugged, refused),
-        "sr_detach": driver.STOP_SECONDS + driver.CLOSE_SECONDS,
-        "sr_probe": driver.PROBE_SECONDS}
+    wanted = {"sr_attach": max(plugged, refused),
+              "sr_detach": driver.STOP_SECONDS + driver.CLOSE_SECONDS,
+              "sr_probe": driver.PROBE_SECONDS}
+    assert {row[0]: row[1] for row in doc_rows.rows("reliability.md", "sr_")} == {
+        name: "{} s".format(seconds) for name, seconds in wanted.items()}
