@@ -51,3 +51,13 @@ def is_ours(header: Header) -> bool:
     note, found = load(header.uuid), header.reencryption
     return (note is not None and found is not None and note.before == header.volume_key
             and note.after in ("", found.volume_key))
+
+
+def waiting(header: Header) -> str:
+    """The sealed key that waits until the header of a container that was encrypted in place takes
+    its binding, also after the last part was encrypted; "" where none does."""
+    note = load(header.uuid)
+    if note is None:
+        return ""
+    at_the_end = header.reencryption is None and note.after == header.volume_key
+    return note.jwe if at_the_end or is_ours(header) else ""

@@ -78,11 +78,10 @@ class LuksContainer:
 
     @property
     def bindings(self) -> List[Binding]:
-        """The bindings in the header; while it takes none, the one that waits for its place."""
-        note = begun.load(self.uuid) if self.header.reencryption else None
-        if note is not None and note.jwe and begun.is_ours(self.header):
-            return [Binding(slot, note.jwe) for slot in self.header.keyslots]
-        return self.generation.bindings(self.device, self.header)
+        """The bindings in the header; before there is any, the one that waits for its place."""
+        found = self.generation.bindings(self.device, self.header)
+        waiting = "" if found else begun.waiting(self.header)
+        return [Binding(slot, waiting) for slot in self.header.keyslots] if waiting else found
 
     @property
     def has_other_key(self) -> bool:

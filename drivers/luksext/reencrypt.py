@@ -156,10 +156,10 @@ def _take_places(container: LuksContainer, jwe: str) -> None:
     binding with a key of its own, to the same pin."""
     key = clevis.unseal(jwe)
     slot = keyslots.test(container, key)
-    if slot.role == "unknown":
+    if slot.role != "recovery":
         container.generation.write_note(container.device, container.header,
                                         recovery_note(slot.number, "recovery"))
-    if not container.bindings:
+    if not container.generation.bindings(container.device, container.header):
         bindings.add(container, Way(slot.number, key), clevis.to_seal_again(clevis.describe(jwe)))
 
 

@@ -10,8 +10,8 @@ from fake_luks import every_cut
 from luksext import (begun, clevis, header, inplace, keys, keyslots, options, reencrypt, state)
 from luksext.begun import Begun
 from luksext.clevis import Pin
-from luksext.errors import (DeviceNotEmpty, InPlaceImpossible, LuksError, NoRoom, ToolMissing,
-                            TpmRefuses)
+from luksext.errors import (DeviceNotEmpty, InPlaceImpossible, LuksError, NoBinding, NoRoom,
+                            ToolMissing, TpmRefuses)
 
 SR = headers.SR
 START = bytes(range(256)) * 4096
@@ -221,6 +221,11 @@ def encrypted(disk, monkeypatch, tmp_path):
     return disk
 
 
+def opened_by(disk):
+    found = disk.container()
+    return found.by_binding(lambda slot, key: None if found.opened_by(slot, key) else 1 / 0)
+
+
 def roles(disk):
     return [(slot.role, slot.confirmed) for slot in keyslots.slots(disk.container())]
 
@@ -247,6 +252,14 @@ def test_killed_at_any_program_of_the_end_the_recovery_key_opens_and_the_end_is_
 
     assert every_cut(encrypted, encrypted.prepare,
                      lambda: reencrypt.settle(encrypted.container()), holds) > 6
+
+
+@pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
+def test_until_the_header_takes_it_the_binding_opens_from_the_notes_of_this_host(encrypted):
+    assert opened_by(encrypted) == (0, encrypted.key)
+    begun.save(headers.UUID, begun.load(headers.UUID)._replace(after="another volume key"))
+    with pytest.raises(NoBinding):
+        opened_by(encrypted)
 
 
 @pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
