@@ -18,7 +18,7 @@ from luksext import alive, clevis, cryptsetup, devices, run, tpm
 # others: pytest tests/unit --hypothesis-profile=campaign
 _PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=50, derandomize=True, **_PATIENT)
-settings.register_profile("campaign", max_examples=5000, print_blob=True, **_PATIENT)
+settings.register_profile("campaign", max_examples=2000, print_blob=True, **_PATIENT)
 settings.load_profile("ci")
 
 # What the scripts themselves call.
