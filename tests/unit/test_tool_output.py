@@ -144,8 +144,8 @@ EXPECTED = {
     "wipefs-2.38.1-ours.txt": ["crypto_LUKS"],
     "wipefs-2.38.1-swap.txt": ["swap"],
     "vgs-2.03.16.txt": [
-        PhysicalVolume("/dev/mapper/luks-a0bac35a-eed9-4eac-8310-00785c4c98f2", 57, 0, 4 << 20, 239 << 20),
-        PhysicalVolume("/dev/mapper/luks-1b1311cc-a461-4eb5-a3cc-a807a37045ac", 57, 0, 4 << 20, 239 << 20)],
+        PhysicalVolume("/dev/mapper/luks-" + uuid, 57, 0, 4 << 20, 239 << 20) for uuid in (
+            "a0bac35a-eed9-4eac-8310-00785c4c98f2", "1b1311cc-a461-4eb5-a3cc-a807a37045ac")],
     "lvs-2.03.16.txt": Volume(
         "/dev/XSLocalEXT-0d717ac7-2b00-4338-8011-b5550f4a516c/"
         "0d717ac7-2b00-4338-8011-b5550f4a516c", "253:1", 239075328, 1),
