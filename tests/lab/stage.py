@@ -90,6 +90,7 @@ def install_dom0(dest: Path) -> None:
     for program, name in PROGRAMS.items():
         _write(dest / program, LAUNCHER.format(folder=DOM0_DIR, module=name))
     _link(dest / INVENTORY, f"/{DOM0_DIR}/inventory.py")
+    _link(dest / PLUGINS_DIR / "lsblk.py", f"/{DOM0_DIR}/lsblk.py")
     _copy(_xenapi_module(), dest / PACKAGES_DIR / "XenAPI.py")
     _link(dest / PACKAGES_DIR / "XenAPIPlugin.py", f"/{DOM0_DIR}/xenapi_plugin.py")
 

@@ -216,7 +216,7 @@ async function bodyOf(req) {
   if (type.startsWith('application/x-www-form-urlencoded')) {
     return Object.fromEntries(new URLSearchParams(body))
   }
-  return type.startsWith('application/json') ? JSON.parse(body) : {}
+  return type.startsWith('application/json') && body !== '' ? JSON.parse(body) : {}
 }
 
 function checkFields(given = {}, fields = {}) {

@@ -46,7 +46,7 @@ function showKey(sr, made, content, close) {
       SR: sr.name,
       UUID: sr.sr_uuid,
       Host: sr.host,
-      Made: new Date().toLocaleString(),
+      Made: new Date().toISOString().slice(0, 10),
     }),
     element(
       'p',
