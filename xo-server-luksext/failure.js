@@ -28,23 +28,18 @@ const SENTENCES = {
   XENAPI_MISSING_PLUGIN: plugin => `The host has no plugin ${plugin}: install the package on it.`,
 }
 
-/** The failure to show for what a call of XAPI threw; what XAPI did not say is left as it is. */
+/** The failure to show for what a call of XAPI threw; an error of XO itself is left as it is. */
 function failureOf(error) {
-  const { code, params = [] } = error
-  if (typeof code !== 'string') {
+  const { call, code, params = [], message } = error
+  if (call === undefined && typeof code !== 'string') {
     return error
   }
-  if (code.startsWith('SR_BACKEND_FAILURE_')) {
+  if (/^SR_BACKEND_FAILURE_/.test(code)) {
     // xapi puts nothing before and after the driver's sentence.
     const sentence = params.filter(text => text !== '').join(' ')
     return new XapiFailure(code, params, `${sentence} (${code})`)
   }
-  const sentence = SENTENCES[code]
-  return new XapiFailure(
-    code,
-    params,
-    sentence ? sentence(...params) : `${code}(${params.join(', ')})`
-  )
+  return new XapiFailure(code, params, SENTENCES[code]?.(...params) ?? message)
 }
 
 exports.XapiFailure = XapiFailure

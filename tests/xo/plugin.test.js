@@ -192,6 +192,16 @@ describe('secrets', () => {
     assert.ok(!inspect(error, { depth: null, showHidden: true }).includes(key))
   })
 
+  it('are not in an error of the network either', async () => {
+    xapi.call = async (method, ...params) => {
+      throw Object.assign(new Error('operation timed out'), { call: { method, params } })
+    }
+    const asked = xo.call('luksext.recoveryTest', { sr: SR_ALPHA, passphrase: key })
+    const error = await asked.catch(error => error)
+    assert.equal(error.message, 'operation timed out')
+    assert.ok(!inspect(error, { depth: null, showHidden: true }).includes(key))
+  })
+
   it('are not in the answer of a JSON-RPC method, which XO hands to its audit and its web hooks', async () => {
     const all = { ...create, sr: SR_ALPHA, passphrase: 'x', pin: 'p', slot: '1' }
     for (const [name, { params }] of Object.entries(xo.methods)) {
