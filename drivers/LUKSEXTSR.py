@@ -8,7 +8,6 @@ about encryption is in the package luksext.
 """
 import contextlib
 import functools
-import json
 import logging
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -169,7 +168,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
             super(LUKSEXTSR, self).detach(sr_uuid)
         for container in made:
             container.close()
-        self._record(made)
+        luksext_xapi.record(self.session, self.sr_ref, made)
         if passphrase is not None:
             # The secret that the PBD names stays until the first attach can remove its name too.
             self._destroy_secrets(passphrase.decode("utf-8"), keep=self._secrets_in_use())
@@ -198,8 +197,8 @@ class LUKSEXTSR(EXTSR.EXTSR):
             with self._working_inside(found):
                 super(LUKSEXTSR, self).attach(sr_uuid)
             undo.forget()
-        if None in sr.records:
-            self._record(found)
+        if [container.record for container in found] != sr.records:
+            luksext_xapi.record(self.session, self.sr_ref, found)
         self._note_disks(found)
         self._forget_recovery_secret()
         with run.within(UPKEEP_SECONDS):
@@ -414,11 +413,6 @@ class LUKSEXTSR(EXTSR.EXTSR):
 
     def _records(self):
         return luksext_xapi.records(self.session.xenapi.SR.get_sm_config(self.sr_ref))
-
-    def _record(self, found):
-        """Notes what the containers are, to compare with at each attach."""
-        luksext_xapi.note(self.session, self.sr_ref, **{
-            luksext_xapi.RECORDS: json.dumps([container.record for container in found])})
 
     def _note_disks(self, found):
         """Notes of the disks what the ext driver noted of the mappings: their serial numbers, by

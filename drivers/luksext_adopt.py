@@ -10,11 +10,13 @@ XAPI lets only a driver say that a VDI is a snapshot (message_forwarding.ml,
 assert_session_has_internal_sr_access): `restore_snapshots` is for ours, when it scans.
 """
 import contextlib
+import json
 import xmlrpc.client
 
 import XenAPI
 
 import luksext_rows as rows
+import luksext_xapi
 from luksext import adopt as containers
 from luksext import devices, state
 from luksext.container import all_of
@@ -139,10 +141,12 @@ def _noted(session, sr, disks):
     vdis = [vdi for vdi in map(session.xenapi.VDI.get_record, record["VDIs"]) if vdi["managed"]]
     pbd = session.xenapi.PBD.get_record(record["PBDs"][0])
     lasting = [devices.lasting_name(disk.container.device) for disk in disks]
+    recorded = json.dumps([disk.container.record for disk in disks])
     return {
         "luks_uuids": [disk.container.uuid for disk in disks],
         "devices": lasting,
-        "sr": rows.picked(record, _SR_FIELDS),
+        "sr": dict(rows.picked(record, _SR_FIELDS),
+                   sm_config=dict(record["sm_config"], **{luksext_xapi.RECORDS: recorded})),
         "pbd": {"device_config": dict(pbd["device_config"], device=",".join(lasting)),
                 "other_config": pbd["other_config"]},
         "vdis": {vdi["uuid"]: _noted_vdi(session, vdi) for vdi in vdis},

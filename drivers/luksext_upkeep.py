@@ -48,6 +48,8 @@ def check(session, sr_ref, sr):
         with only_logged("cannot prove the bindings of " + container.device):
             if health.due(container, time.time()):
                 health.prove(container)
+    with only_logged("cannot note the volume keys of the SR"):
+        luksext_xapi.follow(session, sr_ref, sr)
     with only_logged("cannot show the state of the SR"):
         luksext_xapi.publish(session, sr_ref, status.of(sr))
 

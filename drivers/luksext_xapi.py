@@ -3,11 +3,12 @@
 
 Used by the driver and by the plugin, both with a session; nothing of the storage manager is here.
 """
+import json
 import re
 
-from luksext import alerts, installation, options, repository, untrusted
-from luksext.container import Record
+from luksext import alerts, installation, options, repository, trust, untrusted
 from luksext.errors import RecordDamaged
+from luksext.trust import Record
 
 SR_TYPE = "luksext"
 
@@ -39,6 +40,26 @@ def records(sm_config):
     if not all(_UUID.match(record.uuid) for record in found):
         raise RecordDamaged(RECORDS, text)
     return found
+
+
+def record(session, sr_ref, containers):
+    """Notes what the containers of the SR are, to compare with at each attach."""
+    note(session, sr_ref, **{
+        RECORDS: json.dumps([container.record for container in containers])})
+
+
+def follow(session, sr_ref, sr):
+    """Notes of an SR whose disks are all there the volume keys that this host gave to them since.
+
+    What was never recorded waits for a plug, which proves it. Raises what `trust.check` does.
+    """
+    found = sr.refreshed().containers
+    for container, recorded in zip(found, sr.records):
+        if recorded is None or not recorded.volume_key:
+            return
+        trust.check(container.device, recorded)
+    if [container.record for container in found] != sr.records:
+        record(session, sr_ref, found)
 
 
 def repository_of(session, sr_ref, device_config):

@@ -12,12 +12,13 @@ from typing import List, NamedTuple, Optional
 from luksext import begun, bindings, cryptsetup, devices, header, keyslots, lvm
 from luksext import container as containers
 from luksext.clevis import Pin
-from luksext.container import LuksContainer, Record
+from luksext.container import LuksContainer
 from luksext.errors import (CommandFailed, DeviceIsOurs, NoBinding, NotAdoptable,
                             NotPlugged, UnlockRefused)
 from luksext.generation import SUBSYSTEM, Binding, Identity
 from luksext.keyslots import Way
 from luksext.options import CIPHERS
+from luksext.trust import Record
 
 UNIT_FOLDER = "/etc/systemd/system"
 

@@ -96,13 +96,14 @@ def export(backup: Backup) -> bytes:
     return content
 
 
-def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = False) -> Restored:
+def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = False,
+            volume_key: str = "") -> Restored:
     """Writes the backup in `content` over the header area of `device`, and proves it by reading.
 
     The header that is there, if it is intact, is backed up before. A restoration that is cut short
     leaves a header that may not open, and can be repeated.
 
-    luks_uuid: of the container that was recorded for the device, "" where nothing is.
+    luks_uuid, volume_key: of the container that was recorded for the device, "" where nothing is.
     force: restore although keys come back that were revoked, the disk is another one or grew, or it
     carries something else.
 
@@ -111,7 +112,7 @@ def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = Fals
     devices.check_exists(device)
     backup, area, wanted = unpack(content)
     current = header.find(device)
-    _check_container(device, backup, wanted, current, luks_uuid)
+    _check_container(device, backup, wanted, current, luks_uuid, volume_key)
     known = _known_marks(backup.luks_uuid, current)
     revived = [int(slot) for slot, mark in sorted(backup.marks.items())
                if known and known.get(slot) != mark]
@@ -196,7 +197,7 @@ def _is_same(backup: Backup, device: str, area: bytes) -> bool:
 
 
 def _check_container(device: str, backup: Backup, wanted: Header, current: Any,
-                     luks_uuid: str) -> None:
+                     luks_uuid: str, volume_key: str) -> None:
     """Raises where the backup is of another container: no force makes that right."""
     expected = luks_uuid or backup.luks_uuid
     if current is not None and current.uuid != expected:
@@ -206,8 +207,9 @@ def _check_container(device: str, backup: Backup, wanted: Header, current: Any,
         raise BackupOfAnother(device, "the LUKS UUID " + backup.luks_uuid, expected)
     if current is not None:
         _refuse_reencryption(device, current)
-    volume_key = Store(backup.luks_uuid).load(_NOTE).get("volume_key", wanted.volume_key)
-    if wanted.volume_key != volume_key:
+    # This host's own note comes first: it is newer than the record, right after a re-encryption.
+    noted = Store(backup.luks_uuid).load(_NOTE).get("volume_key") or volume_key
+    if noted and wanted.volume_key != noted:
         raise BackupOfAnother(device, "a volume key that was replaced since", "the present one")
     if devices.size_of(device) < backup.device_size:
         raise BackupOfAnother(device, "a disk of {} bytes".format(backup.device_size),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What this host noted of a re-encryption that it began.
+"""What this host noted of re-encryptions that it began, and of their end.
 
 A header in re-encryption is opened only where it is the one that was begun here: whoever had the
 disk in hand in between may have written another. The note lies off the disk.
@@ -11,6 +11,7 @@ from luksext.state import Store
 from luksext.untrusted import number
 
 _NAME = "reencryption"
+_ENDED = "volume-key"
 
 
 class Begun(NamedTuple):
@@ -61,3 +62,16 @@ def waiting(header: Header) -> str:
         return ""
     at_the_end = header.reencryption is None and note.after == header.volume_key
     return note.jwe if at_the_end or is_ours(header) else ""
+
+
+def end(luks_uuid: str, volume_key: str) -> None:
+    """Notes the volume key that the container has after its re-encryption, and for as long as
+    nothing else is noted: what was recorded of it elsewhere may be of the time before."""
+    Store(luks_uuid).save(_ENDED, {"volume_key": volume_key})
+
+
+def has_ended(luks_uuid: str, before: str, after: str) -> bool:
+    """Whether a re-encryption that this host knows of led from one volume key to the other."""
+    note = load(luks_uuid)
+    return Store(luks_uuid).load(_ENDED).get("volume_key") == after or (
+        note is not None and (note.before, note.after) == (before, after))

@@ -5,23 +5,18 @@ A sealed key is a JWE in compact form: five base64url parts (RFC 7516, section 7
 first holds the pin and its configuration (clevis(1)).
 """
 import base64
-import binascii
 import json
 import os
-import re
 import shutil
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import tang, tpm, untrusted
+from luksext import sealed, tang, tpm
 from luksext.errors import (CommandFailed, CommandTimeout, OptionInvalid, PinRefuses,
-                            TangRefuses, TpmRefuses, UnlockRefused)
+                            SealedKeyForeign, TangRefuses, TpmRefuses, UnlockRefused)
 from luksext.run import PATH, require, run
 
 # Seconds. A slow TPM needs several for a key; clevis itself has no limit.
 DEADLINE = 60
-
-# Five parts; the second, an encrypted key, is empty for the keys that clevis makes.
-_JWE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){4}\Z")
 
 
 class Pin(NamedTuple):
@@ -76,8 +71,10 @@ def seal(pin: Pin, key: bytes) -> str:
         raise _sealing_refused(pin, error) from error
     _rest(leaves(pin))
     jwe = result.stdout.decode("ascii", "replace").strip()
-    if not _JWE.match(jwe):
-        raise PinRefuses(pin.name, "what it printed is no sealed key")
+    try:
+        sealed.read(jwe)
+    except ValueError as error:
+        raise PinRefuses(pin.name, "what it printed is no sealed key: {}".format(error)) from None
     return jwe
 
 
@@ -86,8 +83,10 @@ def unseal(jwe: str) -> bytes:
 
     Raises ToolMissing, or a child of UnlockRefused that names the cause.
     """
-    if not _JWE.match(jwe):
-        raise PinRefuses("unknown", "the sealed key in the header is damaged")
+    try:
+        sealed.read(jwe)
+    except ValueError as error:
+        raise SealedKeyForeign(str(error)) from None
     try:
         key = run(["clevis", "decrypt"], stdin=jwe.encode("ascii"), deadline=DEADLINE).stdout
     except (CommandFailed, CommandTimeout) as error:
@@ -102,13 +101,12 @@ def _rest(pins: Iterator[Pin]) -> None:
 
 
 def describe(jwe: str) -> Pin:
-    """The pin that sealed `jwe`; `Pin("unknown", {})` where it cannot be told."""
+    """The pin that sealed `jwe`; `Pin("unknown", {})` where it is not as clevis writes it."""
     try:
-        header = untrusted.parse(_base64url(jwe.split(".")[0]))
-        name = header["clevis"]["pin"]
-        return Pin(str(name), dict(header["clevis"][name]))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        header = sealed.read(jwe)["clevis"]
+    except ValueError:
         return Pin("unknown", {})
+    return Pin(header["pin"], dict(header[header["pin"]]))
 
 
 def leaves(pin: Pin) -> Iterator[Pin]:
@@ -174,13 +172,6 @@ def without_pcrs(pin: Pin) -> Pin:
                    (configs if isinstance(configs, list) else [configs])]
             for name, configs in dict(pin.config["pins"]).items()}
     return Pin(pin.name, config)
-
-
-def _base64url(text: str) -> bytes:
-    try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error as error:
-        raise ValueError(str(error)) from error
 
 
 def _sealing_refused(pin: Pin, error: Exception) -> UnlockRefused:

@@ -7,19 +7,20 @@ asked for.
 """
 import contextlib
 import time
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-from luksext import alive, begun, clevis, cryptsetup, devices, header, keys, tables
+from luksext import alive, clevis, cryptsetup, devices, header, keys, tables, trust
 from luksext.cryptsetup import Format
 from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceMissing, HeaderMismatch,
                             LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
-                            ReencryptionForeign, ReencryptionUnfinished, TimeOver, ToolMissing,
-                            Unsupported, UnlockRefused, open_by_hand)
+                            ReencryptionUnfinished, TimeOver, ToolMissing, Unsupported,
+                            UnlockRefused, open_by_hand)
 from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of,
                                 recovery_note)
 from luksext.header import Header
-from luksext.options import CIPHERS, Options
+from luksext.options import Options
 from luksext.run import log, overtime, require, run
+from luksext.trust import Record
 
 # Keyslots of a new container. The binding comes first: `cryptsetup open` without a slot, as clevis
 # runs it, tries slot 0 first, and a stretched passphrase costs seconds and memory to try.
@@ -28,14 +29,6 @@ RECOVERY_SLOT = 1
 
 _CLOSE_TRIES = 5
 _ERASED_MIB = 16
-
-
-class Record(NamedTuple):
-    """What was noted of a container when it was made, to recognise it by."""
-
-    uuid: str
-    cipher: str
-    key_bits: int
 
 
 class LuksContainer:
@@ -58,7 +51,7 @@ class LuksContainer:
     @property
     def record(self) -> Record:
         """What to note of this container."""
-        return Record(self.uuid, self.header.cipher, self.header.key_bits)
+        return trust.record_of(self.header)
 
     @property
     def mapping(self) -> Optional[devices.Mapping]:
@@ -100,7 +93,8 @@ class LuksContainer:
         expected: what was recorded; None where nothing is, then the header must be one of the kind
         that we make. discard: let discards through to the disk.
 
-        Raises HeaderMismatch before anything is opened, UnlockRefused's children, MappingMismatch.
+        Raises what `trust.check` does before anything is opened; UnlockRefused's children,
+        MappingMismatch.
         """
         return self._open(expected, lambda: self._unlock(discard))
 
@@ -109,7 +103,7 @@ class LuksContainer:
         return self._open(expected, lambda: self._open_device(slot, key, discard))
 
     def _open(self, expected: Optional[Record], unlock: Callable[[], None]) -> bool:
-        self._check_header(expected)
+        trust.check(self.device, expected)
         if self.mapping is not None:
             self._check_mapping()
             return False
@@ -141,31 +135,13 @@ class LuksContainer:
         cryptsetup.erase(self.device)
         _clear_start(self.device)
 
-    def _check_header(self, expected: Optional[Record]) -> None:
-        found = self.header
-        if expected is not None:
-            self._compare("LUKS UUID", found.uuid, expected.uuid)
-            self._compare("cipher", found.cipher, expected.cipher)
-            self._compare("key size", str(found.key_bits), str(expected.key_bits))
-        elif found.cipher not in CIPHERS:
-            self._compare("cipher", found.cipher, " or ".join(CIPHERS))
-        self._compare("sector size", str(found.sector_size), str(header.SECTOR))
-        if found.reencryption is None:
-            self._compare("requirements", " ".join(found.requirements) or "none", "none")
-        elif not begun.is_ours(found):
-            raise ReencryptionForeign(self.device)
-        if any(cipher.startswith("cipher_null") for cipher in found.keyslot_ciphers):
-            self._compare("keyslot cipher", "cipher_null", "an encrypted keyslot")
-
-    def _compare(self, what: str, found: str, expected: str) -> None:
-        if found != expected:
-            raise HeaderMismatch(self.device, "{} {}".format(what, found), expected)
-
     def by_binding(self, use: Callable[[int, bytes], None]) -> Tuple[int, bytes]:
         """Hands the slots and keys of the bindings to `use`, until it takes one; which that was.
 
-        use: raises KeyRefused. Raises NoBinding, ToolMissing, TimeOver, UnlockRefused's children.
+        use: raises KeyRefused. Raises KeyCost, NoBinding, ToolMissing, TimeOver, UnlockRefused's
+        children.
         """
+        trust.check_cost(self.device, self.header)
         bindings = self.bindings
         if not bindings:
             raise NoBinding(self.device, self.uuid)
@@ -187,7 +163,8 @@ class LuksContainer:
 
     def opened_by(self, slot: int, key: bytes) -> bool:
         """Whether `key` opens `slot`, without opening the volume. In re-encryption, which needs two
-        keyslots, whether it opens any."""
+        keyslots, whether it opens any. Raises KeyCost."""
+        trust.check_cost(self.device, self.header)
         return cryptsetup.opens(self.device, self._named(slot), key)
 
     def _named(self, slot: int) -> Optional[int]:

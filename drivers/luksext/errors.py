@@ -529,6 +529,45 @@ class MappingMismatch(LuksError):
             "the command again.".format(name))
 
 
+class KeyCost(LuksError):
+    """A header that asks for more work or memory than any key takes."""
+
+    code = 6241
+
+    def __init__(self, device: str, excess: str) -> None:
+        super().__init__(
+            "No key was tried on {}, since its header is not one that cryptsetup makes: {}.".format(
+                device, excess),
+            "Somebody may have changed the header. Restore a backup of it: luksext header-restore "
+            "--device={}".format(device))
+
+
+class ContainerReplaced(LuksError):
+    """A container with the LUKS UUID of the recorded one and another volume key."""
+
+    code = 6242
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            "{} has the LUKS UUID of the container of this SR, but another volume key: it is "
+            "another container in its place, or an old header. It was not opened.".format(device),
+            "If nobody re-encrypted it, somebody exchanged it: restore its header (luksext "
+            "header-restore --device={}), or find the disk. If it was re-encrypted elsewhere, say "
+            "so, with its recovery key: luksext reencrypt-accept".format(device))
+
+
+class SealedKeyForeign(UnlockRefused):
+    """A sealed key in a header that is not one that clevis makes."""
+
+    code = 6244
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The sealed key in the header was not given to clevis: {}.".format(reason),
+            "Somebody may have changed the header: restore a backup of it (luksext "
+            "header-restore), or use a recovery key.")
+
+
 class RecoveryKeyInvalid(LuksError):
     """A text that cannot be the recovery key that it is typed as; it is not repeated."""
 

@@ -10,9 +10,9 @@ import hashlib
 import io
 import os
 import struct
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import untrusted
+from luksext import costs, untrusted
 from luksext.errors import DiskFails, HeaderDamaged, HeaderMissing
 from luksext.untrusted import number
 
@@ -61,6 +61,7 @@ class Header(NamedTuple):
     reencryption: None unless one is unfinished; then keyslots, and those that tokens name, are the
     ones for the new volume key. unbound: keyslots that open nothing (yet).
     marks: by keyslot, what tells its key from another that was in the slot before or comes later.
+    excess: what it asks for before a key is tried, and no host should do; "" for nothing.
     """
 
     version: int
@@ -79,6 +80,7 @@ class Header(NamedTuple):
     reencryption: Optional[Reencryption]
     unbound: List[int]
     marks: Dict[int, str]
+    excess: str = ""
 
 
 def read(device: str) -> Header:
@@ -87,30 +89,43 @@ def read(device: str) -> Header:
     Raises HeaderMissing where there is none, HeaderDamaged where it cannot be trusted, DiskFails
     where it cannot be read.
     """
-    try:
-        with open(device, "rb") as disk:
-            return _read(device, disk)
-    except OSError as error:
-        raise DiskFails(device, "it cannot be read ({})".format(error.strerror)) from error
+    return next(_copies_of(device))
+
+
+def copies(device: str) -> List[Header]:
+    """Every intact copy of the header of `device`, first that of `read`.
+
+    They may differ after a power cut; and cryptsetup, which has more reasons than we to drop a copy
+    that is intact, may open by any of them. Raises as `read`.
+    """
+    return list(_copies_of(device))
 
 
 def parse(name: str, content: bytes) -> Header:
     """The header in `content`, the start of a disk; errors call it `name`. Raises as `read`."""
-    return _read(name, io.BytesIO(content))
+    return next(_parsed(name, io.BytesIO(content)))
 
 
-def _read(device: str, disk: Any) -> Header:
+def _copies_of(device: str) -> Iterator[Header]:
+    try:
+        with open(device, "rb") as disk:
+            yield from _parsed(device, disk)
+    except OSError as error:
+        raise DiskFails(device, "it cannot be read ({})".format(error.strerror)) from error
+
+
+def _parsed(device: str, disk: Any) -> Iterator[Header]:
     start = disk.read(_BINARY_SIZE)
     if start[:6] == _MAGIC and start[6:8] == b"\0\1":
-        return _parse_luks1(device, start)
-    metadata = _luks2_metadata(disk, 0, _MAGIC)
-    if metadata is None:
-        metadata = _secondary_metadata(disk)
-    if metadata is None and start[:6] == _MAGIC:
+        yield _parse_luks1(device, start)
+        return
+    found = _luks2_copies(disk)
+    if not found and start[:6] == _MAGIC:
         raise HeaderDamaged(device, "neither of its two copies is intact")
-    if metadata is None:
+    if not found:
         raise HeaderMissing(device)
-    return _parse_luks2(device, *metadata)
+    for binary, text in found:
+        yield _parse_luks2(device, binary, text)
 
 
 def _mark(salt: bytes) -> str:
@@ -134,19 +149,24 @@ def _parse_luks1(device: str, start: bytes) -> Header:
         key_bits=8 * key_bytes, sector_size=SECTOR, payload_offset=SECTOR * payload_sectors,
         keyslots=slots, keyslot_ciphers=[cipher], tokens={}, requirements=[],
         volume_key=start[112:132].hex(), reencryption=None, unbound=[],
-        marks={slot: _mark(start[216 + 48 * slot:248 + 48 * slot]) for slot in slots})
+        marks={slot: _mark(start[216 + 48 * slot:248 + 48 * slot]) for slot in slots},
+        excess=costs.excess_of_luks1(start, slots))
 
 
-def _secondary_metadata(disk: Any) -> Any:
-    for offset in _SECONDARY_OFFSETS:
-        metadata = _luks2_metadata(disk, offset, _MAGIC_SECONDARY)
-        if metadata is not None:
-            return metadata
-    return None
+def _luks2_copies(disk: Any) -> List[Tuple[bytes, bytes]]:
+    """(binary header, JSON text) of each intact copy. The highest serial number comes first, as
+    cryptsetup takes it (lib/luks2/luks2_disk_metadata.c, LUKS2_disk_hdr_read)."""
+    places = [(0, _MAGIC), *((offset, _MAGIC_SECONDARY) for offset in _SECONDARY_OFFSETS)]
+    found = [_luks2_metadata(disk, offset, magic) for offset, magic in places]
+    return sorted(filter(None, found), key=lambda copy: _serial(copy[0]), reverse=True)
 
 
-def _luks2_metadata(disk: Any, offset: int, magic: bytes) -> Any:
-    """(binary header, JSON text) of one intact copy at `offset`, else None."""
+def _serial(binary: bytes) -> int:
+    return int(struct.unpack(">Q", binary[16:24])[0])
+
+
+def _luks2_metadata(disk: Any, offset: int, magic: bytes) -> Optional[Tuple[bytes, bytes]]:
+    """(binary header, JSON text) of one copy at `offset`, None where none is intact."""
     disk.seek(offset)
     binary = disk.read(_BINARY_SIZE)
     if binary[:8] != magic + b"\0\2" or len(binary) < _BINARY_SIZE:
@@ -192,7 +212,8 @@ def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
             reencryption=_reencryption(metadata, target) if target else None,
             unbound=sorted(unbound & set(stored)),
             marks={name: _mark(str(slot.get("kdf", {}).get("salt", "")).encode("utf-8"))
-                   for name, slot in keyslots.items()})
+                   for name, slot in keyslots.items()},
+            excess=costs.excess_of_luks2(metadata))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HeaderDamaged(device, "its metadata cannot be read ({!r})".format(error)) from error
 
@@ -208,6 +229,8 @@ def _data_segment(device: str, metadata: Any, reencrypting: bool) -> Any:
     if not reencrypting:
         if list(segments) != ["0"] or segments["0"]["type"] != "crypt":
             raise HeaderDamaged(device, "it does not describe exactly one encrypted segment")
+        if "integrity" in segments["0"]:
+            raise HeaderDamaged(device, "its segment has an integrity layer, which ours never have")
         return segments["0"], _digest_of(metadata, "0"), None
     flagged = {flag: number for number, segment in segments.items()
                for flag in segment.get("flags", [])}
@@ -235,10 +258,10 @@ def _check_encryption(device: str, segments: Any, final: Any) -> None:
 
 def _digest_of(metadata: Any, segment: str) -> Any:
     """The digest of the volume key of `segment`; empty where there is none."""
-    for digest in metadata["digests"].values():
-        if segment in digest["segments"]:
-            return digest
-    return {}
+    found = [digest for digest in metadata["digests"].values() if segment in digest["segments"]]
+    if len(found) > 1:
+        raise ValueError("several volume keys for one segment")
+    return found[0] if found else {}
 
 
 def _keyslots_of_others(metadata: Any, wanted: Any) -> Any:

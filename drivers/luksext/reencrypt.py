@@ -109,7 +109,8 @@ def resume(container: LuksContainer, key: Optional[bytes] = None) -> Progress:
 
 
 def accept(container: LuksContainer, key: bytes) -> None:
-    """Takes a re-encryption for ours that another host began; its owner says so, by a `key`.
+    """Takes a re-encryption for ours that was begun elsewhere, and may be at its end; the owner of
+    the container says so, by a `key`, which no other container has.
 
     cryptsetup goes on only where the header proves that it was written by who has both volume keys.
     Raises WrongRecoveryKey.
@@ -118,7 +119,9 @@ def accept(container: LuksContainer, key: bytes) -> None:
         container = container.refreshed()
         keyslots.way_in(container, key)
         header = container.header
-        if header.reencryption is not None:
+        if header.reencryption is None:
+            begun.end(container.uuid, header.volume_key)
+        else:
             begun.save(container.uuid, Begun(now(), header.volume_key,
                                              header.reencryption.volume_key, []))
 
@@ -147,6 +150,7 @@ def _settle(container: LuksContainer) -> None:
     if note.jwe:
         _take_places(container, note.jwe)
     if header.volume_key != note.before:
+        begun.end(container.uuid, header.volume_key)
         backup.revoked(container.refreshed())
     begun.forget(container.uuid)
 

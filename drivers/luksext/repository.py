@@ -9,8 +9,9 @@ import functools
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 from luksext import container as containers
-from luksext.container import LuksContainer, Record
+from luksext.container import LuksContainer
 from luksext.errors import LuksError
+from luksext.trust import Record
 
 
 class Repository(NamedTuple):

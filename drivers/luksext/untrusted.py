@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What somebody else wrote: JSON and numbers in headers, notes and arguments, read within bounds.
 
-The json module alone is not enough: it takes NaN and Infinity, which no other program does, ends in
-a RecursionError, and Python 3.6 converts a number of a million digits, for minutes.
+The json module alone is not enough: it takes NaN and Infinity, which no other program does, and the
+last of several members of one name, where others take the first; ends in a RecursionError, and
+Python 3.6 converts a number of a million digits, for minutes.
 """
 import json
 import re
-from typing import Any, TypeVar, Union
+from typing import Any, Dict, List, Tuple, TypeVar, Union
 
 # Characters. The largest that is real, the metadata of a LUKS2 header with 32 keyslots and
 # bindings, has a tenth of it; Python needs up to hundred times as many bytes.
@@ -26,7 +27,7 @@ def parse(text: Union[str, bytes]) -> Any:
         raise ValueError("it has more than {} characters".format(LARGEST))
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"),
-                          parse_int=number, parse_constant=_refuse)
+                          object_pairs_hook=_object, parse_int=number, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
@@ -68,6 +69,13 @@ def escaped(text: str) -> str:
     """
     return _UNPRINTABLE.sub(
         lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def _object(members: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError("two members have one name")
+    return found
 
 
 def _refuse(name: str) -> None:

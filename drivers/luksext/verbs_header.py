@@ -63,7 +63,8 @@ def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
         content = _read(file)
     else:
         content = backup.export(_of_this_host("header-restore", uuid, arguments))
-    restored = backup.restore(device, content, uuid, force)
+    recorded = {record.uuid: record.volume_key for record in sr.records if record is not None}
+    restored = backup.restore(device, content, uuid, force, recorded.get(uuid, ""))
     return {"device": device, "luks_uuid": restored.luks_uuid, "serial": restored.serial,
             "keys_that_came_back": restored.revived,
             "next": "xe pbd-plug uuid=$(xe pbd-list sr-uuid={} params=uuid --minimal)".format(

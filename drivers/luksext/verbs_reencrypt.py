@@ -45,6 +45,6 @@ VERBS = (
          (_ALL_KEYS,), _start),
     Verb("reencrypt-status", "tell how far a re-encryption is", (), _status, audited=False),
     Verb("reencrypt-resume", "let an interrupted re-encryption go on", (RECOVERY_KEY,), _resume),
-    Verb("reencrypt-accept", "take an unfinished re-encryption of another host for this host's",
+    Verb("reencrypt-accept", "take a re-encryption that was begun or done elsewhere for ours",
          (RECOVERY_KEY._replace(required=True),), _accept),
 )

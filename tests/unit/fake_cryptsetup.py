@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 
 import headers
 
@@ -19,7 +20,7 @@ def main(sysfs, program, command, *words):
     elif command == "--version":
         print("cryptsetup 2.6.1")
     elif command == "luksFormat":
-        write(positions[0], headers.metadata(), options)
+        write(positions[0], headers.metadata(volume_key=str(uuid.uuid4())), options)
     elif command == "token":
         change(positions[1], lambda content: content["tokens"].update(
             {str(len(content["tokens"])): json.load(sys.stdin)}))
@@ -76,8 +77,8 @@ def open_mapping(sysfs, device, name):
     for path in (folder + "/dm", folder + "/slaves/" + disk,
                  os.path.join(sysfs, disk, "holders", "dm-" + disk)):
         os.makedirs(path)
-    uuid = name[len("luks-"):].replace("-", "")
-    for attribute, value in (("name", name), ("uuid", "CRYPT-LUKS2-{}-{}".format(uuid, name))):
+    luks_uuid = name[len("luks-"):].replace("-", "")
+    for attribute, value in (("name", name), ("uuid", "CRYPT-LUKS2-{}-{}".format(luks_uuid, name))):
         with open(os.path.join(folder, "dm", attribute), "w") as file:
             file.write(value)
     return 0

@@ -164,6 +164,9 @@ class Disk:
         """`key` sealed by `pin`."""
         config = dict(config, jwk_pub="pub", jwk_priv="priv") if pin == "tpm2" else config
         config.pop("pcr_hash", None)
+        if "pins" in config:
+            config = dict(config, jwe=[self.jwe(name, leaf, key) for name, leaves in
+                                       config["pins"].items() for leaf in leaves])
         jwe = "{}.{}.iv.text.tag".format(part({"clevis": {"pin": pin, pin: config}}),
                                          part(os.urandom(6)))
         self.sealed[jwe] = key

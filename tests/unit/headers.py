@@ -3,6 +3,7 @@
 
 Layouts: "LUKS On-Disk Format Specification" 1.2.3, "LUKS2 On-Disk Format Specification" 1.1.0.
 """
+import base64
 import gzip
 import hashlib
 import json
@@ -13,6 +14,11 @@ UUID = "11111111-2222-4333-8444-555555555555"
 SR = "0a1b2c3d-0000-4000-8000-0123456789ab"
 CIPHER = "aes-xts-plain64"
 PAYLOAD = 16 << 20
+
+
+# A key sealed by a pin called "any"; only its header has content.
+JWE = base64.urlsafe_b64encode(b'{"clevis":{"pin":"any","any":{}}}').decode("ascii").rstrip(
+    "=") + ".b.c.d.e"
 
 
 def real(version):
@@ -27,26 +33,26 @@ def real(version):
 
 
 def luks1(uuid=UUID, cipher="aes", mode="xts-plain64", key_bytes=64, payload_sectors=32768,
-          slots=(0,)):
-    """A LUKS1 header in 4 KiB."""
+          slots=(0,), volume_key=b"", iterations=(1000, 1000), stripes=4000):
+    """A LUKS1 header in 4 KiB. iterations: of the volume key, and of each keyslot."""
     header = b"LUKS\xba\xbe" + struct.pack(
         ">H32s32s32sII20s32sI40s", 1, cipher.encode(), mode.encode(), b"sha256", payload_sectors,
-        key_bytes, bytes(20), bytes(32), 1000, uuid.encode())
+        key_bytes, volume_key, bytes(32), iterations[0], uuid.encode())
     for slot in range(8):
         state = 0x00AC71F3 if slot in slots else 0x0000DEAD
-        header += struct.pack(">II32sII", state, 1000, bytes(32), 8 + 512 * slot, 4000)
+        header += struct.pack(">II32sII", state, iterations[1], bytes(32), 8 + 512 * slot, stripes)
     return header.ljust(4096, b"\0")
 
 
-def binding_token(slot=0, jwe="a.b.c.d.e"):
+def binding_token(slot=0, jwe=JWE):
     """A token as `clevis luks bind` writes it."""
     keys = ("protected", "encrypted_key", "iv", "ciphertext", "tag")
     return {"type": "clevis", "keyslots": [str(slot)], "jwe": dict(zip(keys, jwe.split(".")))}
 
 
 def metadata(slots=(0,), tokens=None, cipher=CIPHER, keyslot_cipher=CIPHER, key_bytes=64,
-             requirements=None, sector_size=512, offset=PAYLOAD):
-    """The JSON part of a LUKS2 header, as an object."""
+             requirements=None, sector_size=512, offset=PAYLOAD, volume_key="", **kdf):
+    """The JSON part of a LUKS2 header, as an object. kdf: costs of all keyslots."""
     config = {"json_size": "12288", "keyslots_size": "16744448"}
     if requirements is not None:
         config["requirements"] = {"mandatory": requirements}
@@ -54,11 +60,14 @@ def metadata(slots=(0,), tokens=None, cipher=CIPHER, keyslot_cipher=CIPHER, key_
         "keyslots": {str(slot): {
             "type": "luks2", "key_size": key_bytes,
             "area": {"type": "raw", "offset": "32768", "size": "258048",
-                     "encryption": keyslot_cipher, "key_size": 64}} for slot in slots},
+                     "encryption": keyslot_cipher, "key_size": 64}, "kdf": dict(kdf)}
+            for slot in slots},
         "tokens": tokens if tokens is not None else {},
         "segments": {"0": {"type": "crypt", "offset": str(offset), "size": "dynamic",
                            "iv_tweak": "0", "encryption": cipher, "sector_size": sector_size}},
-        "digests": {}, "config": config}
+        "digests": {"0": {"type": "pbkdf2", "keyslots": [str(slot) for slot in slots],
+                          "segments": ["0"], "iterations": 1000, "digest": volume_key}},
+        "config": config}
 
 
 def in_reencryption(done, hot):
@@ -124,11 +133,11 @@ def in_encryption(done):
 
 
 def luks2_copy(text, offset=0, size=0x4000, claimed=None, uuid=UUID, label="", subsystem="",
-               digest="sha256"):
+               digest="sha256", serial=1):
     """One of the two copies of a LUKS2 header, with the JSON `text`."""
     magic = b"LUKS\xba\xbe" if offset == 0 else b"SKUL\xba\xbe"
     binary = magic + struct.pack(
-        ">HQQ48s32s64s40s48sQ", 2, size if claimed is None else claimed, 1, label.encode(),
+        ">HQQ48s32s64s40s48sQ", 2, size if claimed is None else claimed, serial, label.encode(),
         digest.encode(), bytes(64), uuid.encode(), subsystem.encode(), offset)
     binary = binary.ljust(4096, b"\0")
     area = text.ljust(size - 4096, b"\0")
@@ -143,12 +152,20 @@ def luks2(content=None, **fields):
     """Both copies of a LUKS2 header; `content`: the metadata, as an object or as its bytes."""
     if content is None:
         content = metadata()
-    text = content if isinstance(content, bytes) else json.dumps(content).encode("utf-8")
     size = fields.pop("size", 0x4000)
-    return (luks2_copy(text, 0, size, **fields) + luks2_copy(text, size, size, **fields))
+    return luks2_of(content, content, size, **fields)
 
 
-def ours(index=0, count=1, jwe="a.b.c.d.e", **fields):
+def luks2_of(first, second, size=0x4000, serials=(1, 1), **fields):
+    """A LUKS2 header of two copies that may differ, and the serial numbers of both."""
+    texts = [content if isinstance(content, bytes) else json.dumps(content).encode("utf-8")
+             for content in (first, second)]
+    return (luks2_copy(texts[0], 0, size, serial=serials[0], **fields)
+            + luks2_copy(texts[1], size, size, serial=serials[1], **fields))
+
+
+def ours(index=0, count=1, jwe=JWE, volume_key="", **fields):
     """A LUKS2 header of the SR, bound to `jwe`."""
-    return luks2(metadata(tokens={"0": binding_token(0, jwe)}), subsystem="luksext",
+    return luks2(metadata(tokens={"0": binding_token(0, jwe)}, volume_key=volume_key),
+                 subsystem="luksext",
                  label="{}:{}:{}".format(SR, index, count), **fields)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """luksext_adopt: what XAPI knew of an ext SR is known again of the luksext SR, whenever killed."""
+import json
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from luksext import adopt, devices, state
 from luksext.clevis import Pin
 from luksext.errors import AdoptionUnfinished, DeviceInUse, DeviceIsOurs, SrNotAdoptable
 from luksext.generation import Identity
+from luksext.trust import Record
 
 OTHER_SR = "99999999-0000-4000-8000-0123456789ab"
 PIN = Pin("tpm2", {})
@@ -29,6 +31,7 @@ class Container:
 
     def __init__(self):
         self.device, self.uuid = "/dev/sdb", headers.UUID
+        self.record = Record(headers.UUID, headers.CIPHER, 512, "volume key")
         self.identity = None
         self.closed = 0
         self.busy = False
@@ -132,6 +135,8 @@ def expected(host):
     """What XAPI must know afterwards: as before, but for what an adoption is about."""
     told = host.told()
     told["SR"][0]["type"] = "luksext"
+    told["SR"][0]["sm_config"] = {"devserial": "", "luks_containers": json.dumps(
+        [[headers.UUID, headers.CIPHER, 512, "volume key"]])}
     told["PBD"][0]["device_config"] = {"device": "/dev/disk/by-id/x"}
     for vdi in told["VDI"]:
         # XAPI has no call for it.

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import headers
 from luksext import clevis, tpm
 from luksext.clevis import Pin
-from luksext.errors import (LuksError, NoTpm, OptionInvalid, PinRefuses, TangRefuses,
-                            TangUnreachable, ToolMissing, TpmLockout, TpmRefuses, UnlockRefused)
+from luksext.errors import (LuksError, NoTpm, OptionInvalid, PinRefuses, SealedKeyForeign,
+                            TangRefuses, TangUnreachable, ToolMissing, TpmLockout, TpmRefuses,
+                            UnlockRefused)
 
 KEY = b"the-volume-key"
 NOBODY = "http://127.0.0.1:9"
@@ -157,8 +159,8 @@ def test_the_leaves_of_a_shared_secret_are_all_pins_in_it():
 
 
 def test_a_key_is_sealed_over_stdin_and_never_in_an_argument(programs):
-    programs.add("clevis", "echo a.b.c.d.e")
-    assert clevis.seal(Pin("tpm2", {"pcr_ids": "7", "key": "rsa"}), KEY) == "a.b.c.d.e"
+    programs.add("clevis", "echo " + headers.JWE)
+    assert clevis.seal(Pin("tpm2", {"pcr_ids": "7", "key": "rsa"}), KEY) == headers.JWE
     assert programs.calls("clevis") == [
         ["clevis", "encrypt", "tpm2", '{"key": "rsa", "pcr_ids": "7"}']]
     assert programs.stdin("clevis") == KEY
@@ -217,9 +219,9 @@ def test_sealing_that_hangs_is_stopped(programs, tpm_works, monkeypatch):
 
 def test_a_key_is_unsealed_as_it_is(programs):
     programs.add("clevis", "printf ' key\\n\\000'")
-    assert clevis.unseal("a.b.c.d.e") == b" key\n\0"
+    assert clevis.unseal(headers.JWE) == b" key\n\0"
     assert programs.calls("clevis") == [["clevis", "decrypt"]]
-    assert programs.stdin("clevis") == b"a.b.c.d.e"
+    assert programs.stdin("clevis") == headers.JWE.encode()
 
 
 def refusal(sealed):
@@ -281,15 +283,17 @@ def test_a_tang_server_that_fails_is_told_with_its_status(clevis_fails, tang):
     assert "HTTP status 500" in str(failing)
 
 
-@pytest.mark.parametrize("url", [NOBODY, "http://nowhere.invalid", "", "no url", "http://[", None, "http://a\0b",
-                                 "file:///etc/passwd", "--output=/tmp/luksext-curl"])
+@pytest.mark.parametrize("url", [NOBODY, "http://nowhere.invalid", "http://[", "http://tang:port"])
 def test_a_tang_server_that_cannot_be_asked_is_unreachable(clevis_fails, url):
     assert isinstance(refusal(jwe("tang", {"url": url})), TangUnreachable)
 
 
-@pytest.mark.parametrize("url", ["http://tang:port", "http://tang/a b"])
-def test_a_tang_url_that_cannot_be_used_is_unreachable(clevis_fails, url):
-    assert isinstance(refusal(jwe("tang", {"url": url})), TangUnreachable)
+def test_a_sealed_key_that_clevis_did_not_make_is_not_given_to_it(programs):
+    programs.add("clevis", "printf key")
+    for foreign in ("garbage", jwe("tang", {"url": "--output=/tmp/x"}), jwe("sss", {"jwe": []})):
+        assert isinstance(refusal(foreign), SealedKeyForeign)
+        assert clevis.describe(foreign) == Pin("unknown", {})
+    assert programs.order() == []
 
 
 def test_a_server_that_speaks_no_http_is_unreachable(clevis_fails, garbage_server):
@@ -303,7 +307,6 @@ def test_a_proxy_of_the_environment_is_not_asked(clevis_fails, tang, monkeypatch
 
 def test_an_unknown_pin_is_quoted(clevis_fails):
     assert "clevis pin yubikey fails" in str(refusal(jwe("yubikey", {})))
-    assert "the sealed key in the header is damaged" in str(refusal("garbage"))
 
 
 def test_of_a_shared_secret_every_reason_is_told(clevis_fails, no_tpm):
@@ -316,15 +319,6 @@ def test_of_a_shared_secret_every_reason_is_told(clevis_fails, no_tpm):
 def test_a_shared_secret_of_one_pin_has_the_reason_of_that_pin(clevis_fails, no_tpm):
     inner = jwe("sss", {"t": 1, "jwe": [jwe("tpm2", {})]})
     assert isinstance(refusal(jwe("sss", {"t": 1, "jwe": [inner]})), NoTpm)
-
-
-def test_a_shared_secret_of_nothing_quotes_clevis(clevis_fails):
-    assert "it said no." in str(refusal(jwe("sss", {"t": 1, "jwe": []})))
-
-
-@pytest.mark.parametrize("shares", [7, None, [7], [None], [{}]])
-def test_a_shared_secret_of_another_shape_is_refused(clevis_fails, shares):
-    refusal(jwe("sss", {"t": 1, "jwe": shares}))
 
 
 def test_a_sealed_key_that_is_not_ascii_is_refused(clevis_fails):

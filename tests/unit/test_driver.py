@@ -21,7 +21,7 @@ import pytest
 import headers
 import storage_manager
 from conftest import Sysfs
-from luksext import clevis, container, cryptsetup, devices, header, options, state
+from luksext import begun, clevis, container, cryptsetup, devices, header, options, state
 
 SR = headers.SR
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -133,7 +133,7 @@ def lab(driver, programs, tmp_path, monkeypatch):
 def add_programs(programs, sysfs):
     for name in ("jose", "wipefs", "udevadm", "clevis-encrypt-any", "pvs", "vgremove"):
         programs.add(name)
-    programs.add("clevis", "[ $1 = encrypt ] && echo a.b.c.d.e || printf key")
+    programs.add("clevis", "[ $1 = encrypt ] && echo {} || printf key".format(headers.JWE))
     programs.add("dd", 'for word; do case $word in of=*) : >"${word#of=}"; esac; done')
     for name in ("cryptsetup", "dmsetup"):
         programs.add(name, 'exec {} -S -E {} {} {} "$@" <$log.stdin'.format(
@@ -169,6 +169,11 @@ def replace_ext_driver(lab, monkeypatch):
 
 def steps(lab):
     return [name for name, _, _ in lab.log]
+
+
+def records_of(made):
+    """What XAPI has noted of the SR's containers."""
+    return json.loads(made.session.sm_config["luks_containers"])
 
 
 def failure(lab, call, *args):
@@ -263,8 +268,9 @@ def test_create_notes_what_the_containers_are(lab):
     disk = lab.disk("sdb")
     made = lab.sr(device=disk, pin="any")
     made.create(SR, 0)
-    assert json.loads(made.session.sm_config["luks_containers"]) == [
-        [header.read(disk).uuid, headers.CIPHER, 512]]
+    found = header.read(disk)
+    assert found.volume_key
+    assert records_of(made) == [[found.uuid, headers.CIPHER, 512, found.volume_key]]
 
 
 @pytest.mark.parametrize("step", ["create", "detach"])
@@ -280,7 +286,7 @@ def test_when_the_ext_driver_fails_no_container_is_left(lab, step):
 
 
 def test_a_key_that_does_not_open_is_found_before_anything_is_built(lab):
-    lab.programs.add("clevis", "[ $1 = encrypt ] && echo a.b.c.d.e || printf wrong")
+    lab.programs.add("clevis", "[ $1 = encrypt ] && echo {} || printf wrong".format(headers.JWE))
     disk = lab.disk("sdb")
     text = failure(lab, lab.sr(device=disk, pin="any").create, SR, 0)
     assert "SR {}: {} was not unlocked".format(SR, disk) in text
@@ -485,7 +491,8 @@ def test_when_one_disk_does_not_open_the_others_are_closed(lab):
     made, disks = created(lab, 2)
     second = header.read(disks[1])
     with open(disks[1], "wb") as disk:
-        disk.write(headers.luks2(uuid=second.uuid, label=second.label, subsystem="luksext"))
+        disk.write(headers.luks2(headers.metadata(volume_key=second.volume_key), uuid=second.uuid,
+                                 label=second.label, subsystem="luksext"))
     assert "has no clevis binding" in failure(lab, made.attach, SR)
     assert lab.open_mappings() == []
     assert steps(lab) == []
@@ -497,6 +504,38 @@ def test_a_container_that_was_exchanged_is_not_opened(lab):
         disk.write(headers.ours())
     assert "is not the container of this SR" in failure(lab, made.attach, SR)
     assert lab.open_mappings() == []
+
+
+def test_a_container_with_another_volume_key_is_not_opened(lab):
+    made, disks = created(lab)
+    found = header.read(disks[0])
+    before = lab.programs.order()
+    with open(disks[0], "wb") as disk:
+        disk.write(headers.ours(uuid=found.uuid, volume_key="of somebody else"))
+    assert "another volume key" in failure(lab, made.attach, SR)
+    assert lab.programs.order() == before
+
+
+def test_a_volume_key_that_was_not_recorded_yet_is_after_the_next_plug(lab):
+    made, _ = created(lab)
+    uuid, cipher, key_bits, volume_key = records_of(made)[0]
+    made.session.sm_config["luks_containers"] = json.dumps([[uuid, cipher, key_bits]])
+    made.check_sr(SR)
+    assert records_of(made) == [[uuid, cipher, key_bits]]
+    made.attach(SR)
+    assert records_of(made) == [[uuid, cipher, key_bits, volume_key]]
+
+
+def test_a_volume_key_that_this_host_replaced_is_recorded_by_the_next_check(lab):
+    made, disks = created(lab)
+    recorded = records_of(made)
+    with open(disks[0], "wb") as disk:
+        disk.write(headers.ours(uuid=recorded[0][0], volume_key="new"))
+    made.check_sr(SR)
+    assert records_of(made) == recorded
+    begun.end(recorded[0][0], "new")
+    made.check_sr(SR)
+    assert records_of(made) == [[*recorded[0][:3], "new"]]
 
 
 def test_the_disks_are_found_when_their_names_changed(lab):
@@ -514,8 +553,7 @@ def test_an_introduced_sr_is_found_by_its_mark_and_then_recorded(lab):
     made.session.sm_config.clear()
     made.dconf["device"] = disks[1]
     made.attach(SR)
-    assert [record[0] for record in json.loads(made.session.sm_config["luks_containers"])] == [
-        header.read(disk).uuid for disk in disks]
+    assert [record[0] for record in records_of(made)] == [header.read(disk).uuid for disk in disks]
 
 
 def test_an_sr_without_recovery_key_raises_one_alert(lab):
@@ -886,10 +924,11 @@ def test_commands_are_logged_for_the_administrator(lab):
 
 
 def test_the_key_is_in_no_log(lab):
-    lab.programs.add("clevis", "[ $1 = encrypt ] && echo a.b.c.d.e || printf sealed-secret")
+    lab.programs.add("clevis", "[ $1 = encrypt ] && echo {} || printf sealed-secret".format(
+        headers.JWE))
     created(lab)[0].attach(SR)
     assert "sealed-secret" not in str(lab.notes)
-    assert clevis.unseal("a.b.c.d.e") == b"sealed-secret"
+    assert clevis.unseal(headers.JWE) == b"sealed-secret"
 
 
 def test_it_loads_without_a_file_name(lab):

@@ -49,7 +49,7 @@ def host(tmp_path, programs, monkeypatch):
     for name in ("clevis-encrypt-any", "jose", "wipefs", "dmsetup", "dd", "luksmeta"):
         programs.add(name)
     programs.add("cryptsetup", "echo cryptsetup 2.6.1")
-    programs.add("clevis", "[ $1 = encrypt ] && echo a.b.c.d.e || printf key")
+    programs.add("clevis", "[ $1 = encrypt ] && echo {} || printf key".format(headers.JWE))
     return Host()
 
 

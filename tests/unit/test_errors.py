@@ -23,7 +23,7 @@ ARGUMENTS = {
     "sr_uuid": "SR-UUID", "found": "LUKS UUID a", "expected": "b", "uuid": "LUKS-UUID",
     "devices": ["/dev/sdb", "/dev/sdc"], "pcrs": "7", "detail": "it hangs", "url": "http://tang",
     "pin": "tang", "slot": 3, "name": "luks-LUKS-UUID", "wanted": "a binding", "what": "a note",
-    "until": "yesterday",
+    "until": "yesterday", "excess": "keyslot 1 asks for too much",
     "holder": "4711", "path": "/var/lib/luksext/x", "since": "today",
     "luks_uuid": "LUKS-UUID", "mib": 256, "created": "yesterday", "slots": [1, 3],
     "alert": "LUKS-W099", "known": ["LUKS-W001", "LUKS-W002"],
@@ -60,6 +60,7 @@ def test_codes_are_stable():
         "NoBinding": 6230, "UnlockRefused": 6231, "NoTpm": 6232,
         "TpmLockout": 6233, "TpmRefuses": 6234, "TpmBroken": 6235, "TangUnreachable": 6236,
         "TangRefuses": 6237, "PinRefuses": 6238, "KeyRefused": 6239, "MappingMismatch": 6240,
+        "KeyCost": 6241, "ContainerReplaced": 6242, "SealedKeyForeign": 6244,
         "RecoveryKeyInvalid": 6250, "WrongRecoveryKey": 6251, "LastWayIn": 6252,
         "BindingHealthy": 6253, "WrongSlot": 6254, "NameRefused": 6255, "HeaderFull": 6256,
         "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259,
@@ -117,9 +118,15 @@ def test_an_error_without_details_is_still_a_sentence():
 
 @pytest.mark.parametrize("error", [
     errors.NoTpm, errors.TpmLockout, errors.TpmRefuses, errors.TpmBroken, errors.TangUnreachable,
-    errors.TangRefuses, errors.PinRefuses, errors.KeyRefused])
+    errors.TangRefuses, errors.PinRefuses, errors.KeyRefused, errors.SealedKeyForeign])
 def test_all_reasons_of_a_binding_can_be_caught_as_one(error):
     assert issubclass(error, errors.UnlockRefused)
+
+
+def test_what_a_disk_says_does_nothing_to_the_terminal_that_shows_it():
+    text = str(errors.HeaderMismatch("/dev/sdb", "cipher \33[2Jaes\r\nJan  1 all is well", "aes"))
+    assert r"cipher \x1b[2Jaes\r\nJan  1 all is well where" in text
+    assert text.isprintable()
 
 
 def test_the_way_in_by_hand_is_a_command_to_type():

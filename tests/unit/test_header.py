@@ -186,6 +186,29 @@ def test_when_the_first_copy_is_damaged_the_second_is_read(disk):
     assert header.read(disk(bytes(content))).uuid == headers.UUID
 
 
+def test_of_two_copies_that_differ_the_one_is_read_that_cryptsetup_takes(disk):
+    first, second = headers.metadata(volume_key="first"), headers.metadata(volume_key="second")
+    for serials, expected in (((2, 1), "first"), ((1, 2), "second"), ((1, 1), "first")):
+        path = disk(headers.luks2_of(first, second, serials=serials))
+        assert header.read(path).volume_key == expected
+        assert sorted(found.volume_key for found in header.copies(path)) == ["first", "second"]
+
+
+def test_the_copies_are_those_that_are_intact(disk):
+    content = bytearray(headers.luks2())
+    assert len(header.copies(disk(bytes(content)))) == 2
+    content[5000] ^= 1
+    assert len(header.copies(disk(bytes(content)))) == 1
+    assert len(header.copies(disk(headers.luks1()))) == 1
+
+
+def test_a_segment_with_two_volume_keys_is_damaged(disk):
+    content = headers.metadata(volume_key="ours")
+    content["digests"]["1"] = dict(content["digests"]["0"], digest="theirs")
+    with pytest.raises(HeaderDamaged, match="several volume keys"):
+        header.read(disk(headers.luks2(content)))
+
+
 def test_when_both_copies_are_damaged_the_header_is_damaged(disk):
     content = bytearray(headers.luks2())
     content[5000] ^= 1
@@ -266,6 +289,7 @@ SLOT = headers.metadata()["keyslots"]["0"]
     changed(segments={}), changed(segments=["0"]), changed(segments=None),
     changed(segments={"0": SEGMENT, "1": SEGMENT}), changed(segments={"1": SEGMENT}),
     changed(segments={"0": dict(SEGMENT, type="linear")}), changed(segments={"0": {}}),
+    changed(segments={"0": dict(SEGMENT, integrity={"type": "hmac(sha256)"})}),
     changed(segments={"0": dict(SEGMENT, offset="x")}),
     changed(segments={"0": dict(SEGMENT, offset=None)}),
     changed(segments={"0": dict(SEGMENT, sector_size=[])}),

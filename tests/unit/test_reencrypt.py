@@ -8,14 +8,15 @@ import pytest
 
 import fake_reencrypt
 import headers
-from luksext import begun, bindings, container, grow, keyslots, reencrypt, state
+from luksext import begun, bindings, container, grow, keyslots, reencrypt, state, trust
 from luksext.clevis import Pin
-from luksext.container import LuksContainer, Record
+from luksext.container import LuksContainer
 from luksext.devices import Mapping
-from luksext.errors import (CommandFailed, NotPlugged, ReencryptionForeign, ReencryptionKeys,
-                            ReencryptionStuck, ReencryptionUnfinished, Unsupported,
-                            WrongRecoveryKey)
+from luksext.errors import (CommandFailed, ContainerReplaced, NotPlugged, ReencryptionForeign,
+                            ReencryptionKeys, ReencryptionStuck, ReencryptionUnfinished,
+                            Unsupported, WrongRecoveryKey)
 from luksext.header import read
+from luksext.trust import Record
 
 HERE = os.path.dirname(__file__)
 # Of this process alone: whoever works on a mapping is found by its name, among all processes.
@@ -48,7 +49,7 @@ class Lab:
             "0": headers.binding_token(0),
             "1": {"type": "luksext-recovery", "keyslots": ["1"], "serial": 1, "name": "paper",
                   "confirmed": True, "created": "2031-01-01T00:00:00Z"}})
-        content["digests"]["old"] = {"keyslots": [], "segments": ["0"], "digest": "old"}
+        content["digests"] = {"old": {"keyslots": [], "segments": ["0"], "digest": "old"}}
         for slot, key in (("0", BOUND), ("1", TYPED)):
             fake_reencrypt.add(content, key.decode(), "old", slot)
         fake_reencrypt.write(self.device, content)
@@ -93,7 +94,7 @@ def test_all_data_get_a_new_volume_key_and_all_keys_stay(lab):
     assert header.volume_key not in (before, "")
     assert (header.keyslots, header.unbound, header.requirements) == ([2, 3], [], [])
     assert [(slot.number, slot.role, slot.name) for slot in keyslots.slots(lab.container)] == [
-        (2, "binding", "unknown"), (3, "recovery", "paper")]
+        (2, "binding", "any"), (3, "recovery", "paper")]
     assert lab.ways_in() == [BOUND, TYPED]
 
 
@@ -198,7 +199,7 @@ def test_without_a_recovery_key_it_is_named(untouched):
 
 def test_a_stale_binding_is_named(untouched):
     untouched.programs.add("clevis", "exit 1")
-    with pytest.raises(ReencryptionKeys, match=r"keyslot 0 \(binding unknown\).*rebind"):
+    with pytest.raises(ReencryptionKeys, match=r"keyslot 0 \(binding any\).*rebind"):
         reencrypt.start(untouched.container, [TYPED])
 
 
@@ -308,9 +309,9 @@ def in_reencryption(lab):
 
 def test_only_a_reencryption_that_was_begun_here_is_opened(lab):
     found = in_reencryption(lab)
-    found._check_header(RECORD)
+    trust.check(found.device, RECORD)
     begun.forget(headers.UUID)
-    for action in (lambda: found._check_header(RECORD), lambda: reencrypt.resume(found)):
+    for action in (lambda: trust.check(found.device, RECORD), lambda: reencrypt.resume(found)):
         with pytest.raises(ReencryptionForeign):
             action()
 
@@ -332,6 +333,29 @@ def test_of_another_host_it_is_accepted_by_who_has_a_key(lab):
     lab.tell("die", "")
     reencrypt.resume(found)
     assert lab.wait().state == "none"
+
+
+def test_what_was_recorded_before_it_is_known_for_the_same_container_after_it(lab):
+    recorded = lab.container.record
+    reencrypt.start(lab.container, [TYPED])
+    trust.check(lab.device, recorded)
+    assert lab.wait().state == "none"
+    trust.check(lab.device, recorded)
+    reencrypt.settle(lab.container)
+    trust.check(lab.device, recorded)
+    assert lab.container.record != recorded
+
+
+def test_one_that_ended_elsewhere_is_accepted_by_who_has_a_key(lab):
+    stale = lab.container.record._replace(volume_key="before")
+    with pytest.raises(ContainerReplaced):
+        trust.check(lab.device, stale)
+    with pytest.raises(WrongRecoveryKey):
+        reencrypt.accept(lab.container, b"not the passphrase")
+    with pytest.raises(ContainerReplaced):
+        trust.check(lab.device, stale)
+    reencrypt.accept(lab.container, TYPED)
+    trust.check(lab.device, stale)
 
 
 def test_a_killed_process_leaves_it_stuck_and_nothing_touches_it(lab):

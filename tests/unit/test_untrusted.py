@@ -29,9 +29,10 @@ def test_whatever_is_no_json_is_a_value_error(text):
 
 @pytest.mark.parametrize("text", [
     "NaN", "[Infinity]", "-Infinity", "[" * 500000, '{"a":' * 100000, "9" * 1000000,
-    "[-" + "9" * 21 + "]", "x" * (untrusted.LARGEST + 1), b"\xff", b"\xff\xfe[\0]\0"],
-    ids=["nan", "inf", "-inf", "deep", "deep objects", "digits", "21 digits", "large", "no utf-8",
-         "utf-16"])
+    "[-" + "9" * 21 + "]", '{"a": 1, "a": 2}', '[{"x": {"a": 1, "b": 2, "a": 1}}]',
+    "x" * (untrusted.LARGEST + 1), b"\xff", b"\xff\xfe[\0]\0"],
+    ids=["nan", "inf", "-inf", "deep", "deep objects", "digits", "21 digits", "twice",
+         "twice inside", "large", "no utf-8", "utf-16"])
 def test_what_only_python_takes_or_takes_long_is_refused_at_once(text):
     begin = time.process_time()
     with pytest.raises(ValueError):

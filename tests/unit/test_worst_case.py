@@ -34,8 +34,8 @@ def tang_hangs(lab, monkeypatch):  # noqa: F811
         found = header.read(disk)
         with open(disk, "r+b") as file:
             file.write(headers.luks2(headers.metadata(
-                slots=range(4), tokens={str(slot): headers.binding_token(slot)
-                                        for slot in range(4)}),
+                slots=range(4), volume_key=found.volume_key,
+                tokens={str(slot): headers.binding_token(slot) for slot in range(4)}),
                 uuid=found.uuid, label=found.label, subsystem=found.subsystem))
     lab.programs.add("clevis", HANGS)
     monkeypatch.setattr(lab.driver, "UNLOCK_SECONDS", 1)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Whether a header is the one that was recorded when its container was made.
+
+Whoever had the disk in hand may have written any header to it: another container under the same
+UUID to which he has a key, or one that makes cryptsetup work for days. So before any key is tried,
+each copy of the header that cryptsetup might use is compared with what was recorded off the disk.
+"""
+from typing import NamedTuple, Optional
+
+from luksext import begun, header
+from luksext.errors import ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign
+from luksext.header import Header
+from luksext.options import CIPHERS
+
+
+class Record(NamedTuple):
+    """What was noted of a container when it was made, to recognise it by.
+
+    volume_key: as in `Header`, "" where it was not noted. A container to which others have a key
+    has another: cryptsetup opens none whose volume key is not the one that its header tells of.
+    """
+
+    uuid: str
+    cipher: str
+    key_bits: int
+    volume_key: str = ""
+
+
+def record_of(found: Header) -> Record:
+    """What to note of the container with the header `found`."""
+    return Record(found.uuid, found.cipher, found.key_bits, found.volume_key)
+
+
+def check(device: str, expected: Optional[Record]) -> None:
+    """Raises an error that names the difference unless `device` has the container `expected`.
+
+    expected: None where nothing is recorded; then it must be one of the kind that we make.
+    Raises HeaderMismatch, ContainerReplaced, KeyCost, ReencryptionForeign; HeaderMissing,
+    HeaderDamaged.
+    """
+    for found in header.copies(device):
+        _check_copy(device, found, expected)
+
+
+def check_cost(device: str, found: Header) -> None:
+    """Raises KeyCost where trying a key would take more than any header should ask for."""
+    if found.excess:
+        raise KeyCost(device, found.excess)
+
+
+def _check_copy(device: str, found: Header, expected: Optional[Record]) -> None:
+    if expected is not None:
+        _compare(device, "LUKS UUID", found.uuid, expected.uuid)
+        _compare(device, "cipher", found.cipher, expected.cipher)
+        _compare(device, "key size", str(found.key_bits), str(expected.key_bits))
+        if expected.volume_key and found.volume_key != expected.volume_key \
+                and not begun.has_ended(found.uuid, expected.volume_key, found.volume_key):
+            raise ContainerReplaced(device)
+    _compare_ciphers(device, "cipher", found.cipher)
+    for cipher in found.keyslot_ciphers:
+        _compare_ciphers(device, "keyslot cipher", cipher)
+    _compare(device, "sector size", str(found.sector_size), str(header.SECTOR))
+    if found.reencryption is None:
+        _compare(device, "requirements", " ".join(found.requirements) or "none", "none")
+    elif not begun.is_ours(found):
+        raise ReencryptionForeign(device)
+    check_cost(device, found)
+
+
+def _compare_ciphers(device: str, what: str, found: str) -> None:
+    if found not in CIPHERS:
+        _compare(device, what, found, " or ".join(CIPHERS))
+
+
+def _compare(device: str, what: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise HeaderMismatch(device, "{} {}".format(what, found), expected)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""trust: a header is compared with what was recorded, before a key is tried on it."""
+import pytest
+
+import headers
+from luksext import begun, costs, state, trust
+from luksext.errors import ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign
+from luksext.trust import Record
+
+OTHER = "99999999-2222-4333-8444-555555555555"
+RECORD = Record(headers.UUID, headers.CIPHER, 512, "dGhlIHZvbHVtZSBrZXk=")
+OLD_RECORD = RECORD._replace(volume_key="")
+RECORD1 = RECORD._replace(volume_key=(b"k" * 20).hex())
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path, programs, monkeypatch):
+    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    def write(content):
+        path = tmp_path / "disk"
+        path.write_bytes(content)
+        return str(path)
+    return write
+
+
+def luks2(**fields):
+    """A LUKS2 header of the recorded volume key."""
+    return headers.luks2(headers.metadata(**dict({"volume_key": RECORD.volume_key}, **fields)))
+
+
+def luks1(**fields):
+    """A LUKS1 header of the recorded volume key."""
+    return headers.luks1(**dict({"volume_key": b"k" * 20}, **fields))
+
+
+@pytest.mark.parametrize("content, record", [
+    (luks2(), RECORD), (luks2(), OLD_RECORD), (luks2(), None),
+    (luks1(), RECORD1), (luks1(), OLD_RECORD), (luks1(), None)])
+def test_what_was_recorded_is_trusted(disk, content, record):
+    trust.check(disk(content), record)
+
+
+@pytest.mark.parametrize("content, record, text", [
+    (headers.luks2(uuid=OTHER), RECORD, "LUKS UUID " + OTHER),
+    (luks2(cipher="serpent-xts-plain64"), RECORD, "cipher serpent"),
+    (luks2(key_bytes=32), RECORD, "key size 256 where 512"),
+    (luks1(mode="cbc-plain"), RECORD1, "cipher aes-cbc-plain"),
+    (luks1(key_bytes=32), RECORD1, "key size 256 where 512"),
+    (luks2(cipher="aes-cbc-plain64"), None, "aes-xts-plain64 or serpent-xts-plain64"),
+    (luks2(sector_size=4096), RECORD, "sector size 4096 where 512"),
+    (luks2(requirements=["online-reencrypt"]), RECORD, "requirements online-reencrypt where none")])
+def test_a_header_of_another_kind_is_named(disk, content, record, text):
+    path = disk(content)
+    with pytest.raises(HeaderMismatch, match=text) as refusal:
+        trust.check(path, record)
+    assert path in str(refusal.value)
+
+
+NULL = ("cipher_null-ecb", "cipher_null", "null", "capi:ecb(cipher_null)-plain64", "aes-ecb")
+
+
+@pytest.mark.parametrize("cipher", NULL)
+@pytest.mark.parametrize("record", [RECORD, None], ids=["recorded", "unknown"])
+def test_neither_data_nor_keyslots_have_a_cipher_that_hides_nothing(disk, cipher, record):
+    for fields in ({"cipher": cipher}, {"keyslot_cipher": cipher}):
+        with pytest.raises(HeaderMismatch, match="cipher"):
+            trust.check(disk(luks2(**fields)), record)
+
+
+def test_a_null_cipher_that_was_recorded_is_not_trusted_either(disk):
+    with pytest.raises(HeaderMismatch, match="cipher cipher_null"):
+        trust.check(disk(luks2(cipher="cipher_null-ecb")), RECORD._replace(
+            cipher="cipher_null-ecb"))
+
+
+@pytest.mark.parametrize("content, record", [
+    (luks2(volume_key="YW5vdGhlciBrZXk="), RECORD), (luks2(volume_key=""), RECORD),
+    (luks1(volume_key=b"x" * 20), RECORD1), (luks1(volume_key=b""), RECORD1)])
+def test_the_same_uuid_with_another_volume_key_is_another_container(disk, content, record):
+    with pytest.raises(ContainerReplaced):
+        trust.check(disk(content), record)
+
+
+@pytest.mark.parametrize("serials", [(1, 2), (2, 1), (1, 1)])
+@pytest.mark.parametrize("forged", [0, 1])
+def test_each_copy_that_cryptsetup_might_take_is_compared(disk, serials, forged):
+    copies = [headers.metadata(volume_key=RECORD.volume_key) for _ in range(2)]
+    copies[forged] = headers.metadata(volume_key="forged")
+    with pytest.raises(ContainerReplaced):
+        trust.check(disk(headers.luks2_of(*copies, serials=serials)), RECORD)
+
+
+def test_a_volume_key_that_this_host_put_in_its_place_is_known(disk):
+    path = disk(luks2(volume_key="new"))
+    begun.end(headers.UUID, "another")
+    with pytest.raises(ContainerReplaced):
+        trust.check(path, RECORD)
+    begun.end(headers.UUID, "new")
+    trust.check(path, RECORD)
+
+
+def test_an_unfinished_reencryption_that_was_not_begun_here_is_foreign(disk):
+    with pytest.raises(ReencryptionForeign):
+        trust.check(disk(headers.luks2(headers.in_reencryption(0, 0))), OLD_RECORD)
+
+
+PBKDF2 = {"type": "pbkdf2", "iterations": costs.MOST_ITERATIONS}
+ARGON2 = {"type": "argon2id", "time": costs.MOST_PASSES, "memory": costs.MOST_KIB,
+          "cpus": costs.MOST_THREADS}
+
+
+@pytest.mark.parametrize("content, record", [
+    (luks2(**PBKDF2), RECORD), (luks2(**ARGON2), RECORD),
+    (luks1(iterations=(costs.MOST_ITERATIONS, costs.MOST_ITERATIONS)), RECORD1)])
+def test_all_that_cryptsetup_chooses_by_itself_is_within_the_bounds(disk, content, record):
+    trust.check(disk(content), record)
+
+
+@pytest.mark.parametrize("content, text", [
+    (luks2(**dict(PBKDF2, iterations=costs.MOST_ITERATIONS + 1)), "keyslot 0 .* iterations"),
+    (luks2(**dict(ARGON2, memory=costs.MOST_KIB + 1)), "keyslot 0 .* memory"),
+    (luks2(**dict(ARGON2, time=2 ** 32 - 1)), "keyslot 0 .* time"),
+    (luks2(**dict(ARGON2, cpus=2 ** 32 - 1)), "keyslot 0 .* cpus"),
+    (luks2(**dict(ARGON2, time=-1)), "keyslot 0 asks for -1 time"),
+    (luks1(iterations=(2 ** 32 - 1, 1000)), "volume key .* iterations"),
+    (luks1(iterations=(1000, 2 ** 32 - 1)), "keyslot 0 .* iterations"),
+    (luks1(stripes=2 ** 31), "keyslot 0 .* stripes")])
+@pytest.mark.parametrize("record", [OLD_RECORD, None], ids=["recorded", "unknown"])
+def test_work_that_no_key_takes_is_refused_before_it_begins(disk, content, text, record):
+    with pytest.raises(KeyCost, match=text):
+        trust.check(disk(content), record)
+
+
+def test_the_cost_of_the_volume_key_and_of_its_parts_is_bounded_too(disk):
+    for change in (lambda content: content["digests"]["0"].update(iterations=2 ** 32),
+                   lambda content: content["keyslots"]["0"].update(af={"stripes": 4001})):
+        content = headers.metadata()
+        change(content)
+        with pytest.raises(KeyCost):
+            trust.check(disk(headers.luks2(content)), OLD_RECORD)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_cryptsetup_writes_asks_for_nothing_absurd(disk, version):
+    trust.check(disk(headers.real(version).ljust(4096, b"\0")), None)
