@@ -22,10 +22,9 @@ if _INSTALLED not in sys.path:
 import luksext_xapi  # noqa: E402
 from luksext import container as containers  # noqa: E402
 from luksext import (  # noqa: E402
-    alive, creation, devices, header, keys, lvm, options, repository, run, state)
+    alive, claims, creation, devices, header, keys, lvm, options, repository, run, state)
 from luksext.container import LuksContainer  # noqa: E402
-from luksext.errors import (  # noqa: E402
-    DeviceInUse, DeviceIsOurs, HalfDestroyed, HeaderMissing, LuksError)
+from luksext.errors import DeviceInUse, HalfDestroyed, HeaderMissing, LuksError  # noqa: E402
 from luksext.generation import Identity  # noqa: E402
 from luksext_sm import (  # noqa: E402
     EXTSR, SR, FileSR, SRCommand, cleanup, scsiutil, util, xs_errors)
@@ -323,7 +322,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
         """
         for device in wanted.devices:
             devices.check_exists(device)
-        devices.check_distinct(wanted.devices)
+        claims.check_distinct(wanted.devices)
         for number in sorted(set(map(devices.disk_number, wanted.devices))):
             alone.enter_context(state.locked("create-" + number.replace(":", "-")))
         self._undo_interrupted(wanted.devices)
@@ -332,15 +331,14 @@ class LUKSEXTSR(EXTSR.EXTSR):
         for device in wanted.devices:
             if util.test_scsiserial(self.session, device):
                 raise DeviceInUse(device, ["another SR of this pool (`xe sr-list`)"])
+            claims.check_not_system(device, util.getrootdev())
+            users = luksext_xapi.vms_with(self.session, self.host_ref, device)
+            if users:
+                raise DeviceInUse(device, users)
             devices.check_suitable(device)
-            devices.check_free(device)
+            claims.check(device)
             alive.check(device)
-            found = header.find(device)
-            identity = LuksContainer(device, found).identity if found else None
-            if identity is not None:
-                raise DeviceIsOurs(device, identity.sr_uuid)
-            if not wanted.force:
-                devices.check_empty(device)
+            containers.check_formattable(device, wanted.force)
 
     @staticmethod
     def _make_containers(sr_uuid, wanted, passphrase, undo):

@@ -6,7 +6,7 @@ Used by the driver and by the plugin, both with a session; nothing of the storag
 import json
 import re
 
-from luksext import alerts, installation, options, repository, trust, untrusted
+from luksext import alerts, begun, devices, installation, options, repository, trust, untrusted
 from luksext.errors import RecordDamaged
 from luksext.trust import Record
 
@@ -55,7 +55,8 @@ def follow(session, sr_ref, sr):
     """
     found = sr.refreshed().containers
     for container, recorded in zip(found, sr.records):
-        if recorded is None or not recorded.volume_key:
+        if recorded is None or not (recorded.volume_key or begun.has_ended(
+                container.uuid, "", container.header.volume_key)):
             return
         trust.check(container.device, recorded)
     if [container.record for container in found] != sr.records:
@@ -78,6 +79,20 @@ def is_emptied(session, sr_ref):
 def is_being_destroyed(session, sr_ref):
     """Whether XAPI is destroying the SR; it attaches it for that first."""
     return "destroy" in session.xenapi.SR.get_current_operations(sr_ref).values()
+
+
+def vms_with(session, host, device):
+    """The VMs, in words, that have `device` or a part of it as a disk, running or not: the VDIs of
+    an SR of the type udev, as XCP-ng makes for local disks, are devices of its host."""
+    disk, _ = devices.partition_of(device)
+    users = set()
+    for pbd in session.xenapi.PBD.get_all_records().values():
+        if pbd["host"] != host or session.xenapi.SR.get_type(pbd["SR"]) != "udev":
+            continue
+        for vdi in map(session.xenapi.VDI.get_record, session.xenapi.SR.get_VDIs(pbd["SR"])):
+            if vdi["VBDs"] and devices.partition_of(vdi["location"])[0] == disk:
+                users |= {session.xenapi.VBD.get_VM(vbd) for vbd in vdi["VBDs"]}
+    return sorted("the VM " + session.xenapi.VM.get_name_label(vm) for vm in users)
 
 
 def note(session, sr_ref, **values):

@@ -14,7 +14,7 @@ import re
 import time
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-from luksext import devices, header, rawdisk, state
+from luksext import contents, devices, header, rawdisk, state
 from luksext.backupfile import TRAILER_LIMIT, Backup, manifest, pack, unpack
 from luksext.container import LuksContainer
 from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy, HeaderDamaged,
@@ -227,7 +227,7 @@ def _check_disk(device: str, backup: Backup, current: Any) -> None:
     if size not in (backup.device_size, noted):
         raise BackupOfAnother(device, "a disk of {} bytes".format(backup.device_size),
                               "one of {} (or --force=true, if it grew)".format(size))
-    others = [kind for kind in devices.signatures(device) if kind != "crypto_LUKS"]
+    others = [kind for kind in contents.kinds(device) if kind != "crypto_LUKS"]
     if current is None and others:
         raise BackupOfAnother(device, "an encrypted disk", "one that carries {} (or --force=true, "
                               "to overwrite that)".format(", ".join(others)))

@@ -9,14 +9,15 @@ import contextlib
 import time
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-from luksext import alive, clevis, cryptsetup, devices, header, keys, tables, trust
+from luksext import (alive, begun, claims, clevis, contents, cryptsetup, devices, header, keys,
+                     tables, trust)
 from luksext.cryptsetup import Format
-from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceMissing, HeaderMismatch,
-                            LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses,
-                            ReencryptionUnfinished, TimeOver, ToolMissing, Unsupported,
+from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceIsOurs, DeviceMissing,
+                            HeaderMismatch, LuksError, MappingMismatch, NoBinding, NotOurs,
+                            PinRefuses, ReencryptionUnfinished, TimeOver, ToolMissing, Unsupported,
                             UnlockRefused, open_by_hand)
 from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of,
-                                recovery_note)
+                                parse_identity, recovery_note)
 from luksext.header import Header
 from luksext.options import Options
 from luksext.run import log, overtime, require, run
@@ -133,7 +134,7 @@ class LuksContainer:
     def erase(self) -> None:
         """Destroys all keyslots, then the header: nothing opens or recognises it any more."""
         cryptsetup.erase(self.device)
-        _clear_start(self.device)
+        erase_start(self.device)
 
     def by_binding(self, use: Callable[[int, bytes], None]) -> Tuple[int, bytes]:
         """Hands the slots and keys of the bindings to `use`, until it takes one; which that was.
@@ -194,8 +195,9 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
 
     The key is sealed before the device is touched: a host whose TPM or server cannot seal is told
     so with nothing changed. The caller has checked the device and made `options` by `prepare`, and
-    proves the binding by `open`.
-    A failure on the way erases what was begun.
+    proves the binding by `open`. Sealing takes a while, so the device is checked once more, with
+    nobody able to mount or map it until its start is overwritten.
+    A failure after that erases what was begun.
 
     luks_uuid: that of the new container. passphrase: becomes a second keyslot, where given.
     """
@@ -205,8 +207,10 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
     generation = GENERATIONS[version]
     wanted = Format(version, luks_uuid, options.cipher, options.key_bits,
                     str(identity), SUBSYSTEM)
-    try:
+    with claims.held(device):
+        check_formattable(device, options.force)
         _clear_start(device)
+    try:
         cryptsetup.luks_format(device, wanted, BINDING_SLOT, key)
         generation.write_identity(device, identity)
         generation.write_binding(device, Binding(BINDING_SLOT, jwe))
@@ -217,8 +221,21 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
         return LuksContainer(device, header.read(device))
     except BaseException:
         with overtime(), first_error_counts():
-            _clear_start(device)
+            erase_start(device)
         raise
+
+
+def check_formattable(device: str, force: bool) -> None:
+    """Raises DeviceIsOurs for a part of an encrypted SR, even where its header is damaged, and
+    unless `force` DeviceNotEmpty for whatever else is on `device`."""
+    found = header.find(device)
+    identity = LuksContainer(device, found).identity if found else None
+    identities = [identity, *(parse_identity(remains.label) for remains in header.remains(device)
+                              if remains.subsystem == SUBSYSTEM)]
+    for identity in filter(None, identities):
+        raise DeviceIsOurs(device, identity.sr_uuid)
+    if not force:
+        contents.check_empty(device)
 
 
 def add_recovery_key(device: str, luks_version: int, slot: int, key: bytes,
@@ -397,9 +414,14 @@ def first_error_counts() -> Iterator[None]:
         log.error("cannot clean up: %s", error)
 
 
+def erase_start(device: str) -> None:
+    """Overwrites the header area of `device`. Raises DeviceInUse where somebody uses it now,
+    whatever was known of it before."""
+    with claims.held(device):
+        _clear_start(device)
+
+
 def _clear_start(device: str) -> None:
-    """Overwrites the header area: a stale luksmeta area would outlive luksFormat. Raises
-    DeviceInUse where somebody uses it now, whatever was known of it before."""
-    devices.check_free(device)
+    # All of it: a stale luksmeta area would outlive luksFormat.
     run(["dd", "if=/dev/zero", "of=" + device, "bs=1M", "count={}".format(_ERASED_MIB),
          "conv=fsync,notrunc"], deadline=120)

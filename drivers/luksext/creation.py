@@ -9,7 +9,7 @@ import uuid as uuids
 from typing import List, NamedTuple, Optional
 
 from luksext import container as containers
-from luksext import alive, devices, lvm, run, state
+from luksext import alive, devices, header, lvm, run, state
 from luksext.container import LuksContainer
 from luksext.generation import Identity
 from luksext.options import Options
@@ -71,4 +71,7 @@ def undo(device: str, luks_uuid: str) -> None:
             lvm.remove_group(group)
         container.close()
         container.erase()
+    elif any(remains.uuid == luks_uuid for remains in header.remains(device)):
+        # What a power cut left of a header that was being written.
+        containers.erase_start(device)
     state.forget(luks_uuid)

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Block devices: what they are, what they carry, and who holds them.
+"""Block devices: what they are, and who holds them.
 
 Facts come from sysfs (Documentation/ABI/testing/sysfs-block), so that asking costs no program and
-waits for no udev. The only program here is wipefs, which lists signatures and writes nothing.
+waits for no udev.
 """
 import contextlib
-import errno
 import os
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext.errors import (DeviceInUse, DeviceMissing, DeviceNotEmpty, DeviceUnsuitable,
-                            OptionInvalid)
+from luksext.errors import DeviceMissing, DeviceUnsuitable
 from luksext.header import SECTOR
-from luksext.run import run
 
 # EXTSR needs an LVM physical volume with 10 MiB of metadata and an ext4 in it, above 16 MiB of
 # LUKS header: anything smaller could not hold one VDI.
@@ -55,13 +52,6 @@ def check_exists(device: str) -> None:
             "Name a disk or partition: `lsblk` lists them.")
 
 
-def check_distinct(paths: List[str]) -> None:
-    """Raises OptionInvalid where two of `paths` lead to one disk, or to a disk and a part of it."""
-    names = [kernel_name(path) for path in paths]
-    if len(set(names)) != len(names) or any(_parent(name) in names for name in names):
-        raise OptionInvalid("device", ",".join(paths), "disks or partitions, each once")
-
-
 def check_suitable(device: str) -> None:
     """Raises DeviceUnsuitable where `device` cannot carry an SR, whatever is on it."""
     if _attribute(device, "ro") == "1":
@@ -80,38 +70,6 @@ def check_suitable(device: str) -> None:
                 device, logical, SECTOR),
             "Many disks can be reformatted to 512-byte blocks (`nvme format`, `sg_format`); "
             "else use another disk.")
-
-
-def check_empty(device: str) -> None:
-    """Raises DeviceNotEmpty where libblkid finds any signature on `device`."""
-    found = signatures(device)
-    if found:
-        raise DeviceNotEmpty(device, found)
-
-
-def signatures(device: str) -> List[str]:
-    """The kinds of what libblkid finds on `device`, such as ext4, LVM2_member, gpt."""
-    # `wipefs -p` prints offset,uuid,label,type; a line that starts with # is its heading.
-    output = run(["wipefs", "-p", device]).stdout.decode("utf-8", "replace")
-    kinds = [line.rsplit(",", 1)[-1] for line in output.splitlines()
-             if line and not line.startswith("#")]
-    return sorted(set(kinds))
-
-
-def check_free(device: str) -> None:
-    """Raises DeviceInUse where the kernel does not grant exclusive use of `device`.
-
-    O_EXCL on a block device fails with EBUSY while it, or a partition of it, is mounted, swapped
-    on, or used by device-mapper or md (open(2)).
-    """
-    try:
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise DeviceMissing(
-                "{} cannot be opened: {}.".format(device, error.strerror),
-                "Check the disk with `dmesg | tail`.") from error
-        raise DeviceInUse(device, holders(device)) from error
 
 
 def disk_number(device: str) -> str:
@@ -138,6 +96,20 @@ def logical_block_size(device: str) -> int:
 def number_of(device: str) -> str:
     """`major:minor` of `device`, as device-mapper tables name it."""
     return _attribute(device, "dev")
+
+
+def numbers_of(device: str) -> List[str]:
+    """`major:minor` of `device` and of its partitions."""
+    name = kernel_name(device)
+    return [number_of(part) for part in [name, *_partitions(name)]]
+
+
+def partition_of(device: str) -> Tuple[str, str]:
+    """The kernel name of the disk that `device` is on, and the number of the partition that it is;
+    for a whole disk, itself and ""."""
+    name = kernel_name(device)
+    number = _read(os.path.join(_SYSFS, name, "partition"))
+    return (_parent(name), number) if number else (name, "")
 
 
 def world_wide_name(device: str) -> str:
@@ -244,6 +216,15 @@ def lasting_name(device: str) -> str:
     links = [os.path.join(_BY_ID, link) for link in sorted(_listdir(_BY_ID))
              if not link.startswith(_NAMED_BY_CONTENT)]
     return next((link for link in links if kernel_name(link) == kernel_name(device)), device)
+
+
+def whole_disks() -> Iterator[str]:
+    """Paths of all disks: no partitions, nothing that the kernel makes of other devices, and not
+    the paths to one NVMe disk that the kernel hides behind it."""
+    for name in sorted(_listdir(_SYSFS)):
+        if os.path.exists(os.path.join(_SYSFS, name, "device")) \
+                and _read(os.path.join(_SYSFS, name, "hidden")) != "1":
+            yield "/dev/" + name
 
 
 def is_mapped(name: str) -> bool:

@@ -25,6 +25,9 @@ _BINARY_SIZE = 4096
 # Where a LUKS2 secondary header may start: the sizes that the specification allows for the first.
 _SECONDARY_OFFSETS = tuple(0x4000 << n for n in range(9))
 
+# Where the copies of a LUKS2 header may start, each with its own magic.
+_PLACES = ((0, _MAGIC), *((offset, _MAGIC_SECONDARY) for offset in _SECONDARY_OFFSETS))
+
 _LUKS1_KEYSLOT_ENABLED = 0x00AC71F3
 _LUKS1_KEYSLOTS = 8
 
@@ -156,8 +159,7 @@ def _parse_luks1(device: str, start: bytes) -> Header:
 def _luks2_copies(disk: Any) -> List[Tuple[bytes, bytes]]:
     """(binary header, JSON text) of each intact copy. The highest serial number comes first, as
     cryptsetup takes it (lib/luks2/luks2_disk_metadata.c, LUKS2_disk_hdr_read)."""
-    places = [(0, _MAGIC), *((offset, _MAGIC_SECONDARY) for offset in _SECONDARY_OFFSETS)]
-    found = [_luks2_metadata(disk, offset, magic) for offset, magic in places]
+    found = [_luks2_metadata(disk, offset, magic) for offset, magic in _PLACES]
     return sorted(filter(None, found), key=lambda copy: _serial(copy[0]), reverse=True)
 
 
@@ -292,6 +294,27 @@ def payload_size(device: str, header: Header) -> int:
     """Bytes that the open container offers."""
     with open(device, "rb") as disk:
         return disk.seek(0, os.SEEK_END) - header.payload_offset
+
+
+class Remains(NamedTuple):
+    """What a LUKS2 header says that may be damaged: see `Header`."""
+
+    uuid: str
+    label: str
+    subsystem: str
+
+
+def remains(device: str) -> List[Remains]:
+    """Every LUKS2 header that is or was on `device`, intact or not."""
+    found = []
+    with open(device, "rb") as disk:
+        for offset, magic in _PLACES:
+            disk.seek(offset)
+            binary = disk.read(_BINARY_SIZE)
+            if binary[:8] == magic + b"\0\2":
+                found.append(Remains(*(_text(binary[start:end]) for start, end in
+                                       ((168, 208), (24, 72), (208, 256)))))
+    return found
 
 
 def find(device: str) -> Optional[Header]:

@@ -14,7 +14,8 @@ import os
 import uuid as uuids
 from typing import Any, Dict, List, NamedTuple
 
-from luksext import (begun, clevis, cryptsetup, devices, header, keys, lvm, shrink, state)
+from luksext import (begun, clevis, contents, cryptsetup, devices, header, keys, lvm, shrink,
+                     state)
 from luksext.begun import Begun
 from luksext.clevis import Pin
 from luksext.cryptsetup import PAYLOAD_SECTORS, Format
@@ -128,7 +129,7 @@ def _make_container(disk: _Disk, key: bytes, jwe: str) -> None:
 
 def _put_back(disk: _Disk) -> None:
     """Undoes what a cryptsetup did that was cut short, and nothing else."""
-    foreign = set(devices.signatures(disk.path)) - {"LVM2_member", "crypto_LUKS"}
+    foreign = set(contents.kinds(disk.path)) - {"LVM2_member", "crypto_LUKS"}
     if foreign:
         raise DeviceNotEmpty(disk.path, sorted(foreign))
     with open(disk.kept, "rb") as file, open(disk.path, "r+b") as device:

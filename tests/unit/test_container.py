@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """container: a container is known by its LUKS UUID, compared before and after it is opened."""
+import errno
 import json
 import os
 
@@ -9,10 +10,10 @@ import headers
 from luksext import alive, container, devices
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
-from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceMissing, DiskFails,
-                            HeaderDamaged, HeaderMismatch, HeaderMissing, KeyCost, KeyRefused,
-                            LuksError, MappingMismatch, NoBinding, NotOurs, PinRefuses, ToolMissing,
-                            Unsupported)
+from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceIsOurs, DeviceMissing,
+                            DeviceNotEmpty, DiskFails, HeaderDamaged, HeaderMismatch,
+                            HeaderMissing, KeyCost, KeyRefused, LuksError, MappingMismatch,
+                            NoBinding, NotOurs, PinRefuses, ToolMissing, Unsupported)
 from luksext.generation import Identity
 from luksext.header import read
 from luksext.options import Options
@@ -307,12 +308,53 @@ def test_formatting_seals_the_key_before_it_touches_the_device(host, programs):
         assert disk.read() == b"data"
 
 
+@pytest.mark.parametrize("content, error", [
+    (headers.luks2(), DeviceNotEmpty), (headers.ours(), DeviceIsOurs)])
+def test_what_came_to_the_device_while_the_key_was_sealed_stays(host, programs, content, error):
+    device = host.disk("sdb")
+    seed = host.sysfs.block.parent / "came"
+    seed.write_bytes(content)
+    programs.add("clevis", "$helpers/cat {} >{}; echo {}".format(seed, device, headers.JWE))
+    with pytest.raises(error):
+        container.format_container(device, headers.UUID, OURS, OPTIONS, None)
+    assert programs.order() == ["clevis encrypt", *["wipefs -p"] * (error is DeviceNotEmpty)]
+    with open(device, "rb") as disk:
+        assert disk.read() == content
+
+
+def test_who_mounted_the_device_while_the_key_was_sealed_keeps_it(host, programs, monkeypatch):
+    device = host.disk("sdb", b"data")
+
+    def busy(path, flags):
+        assert programs.order() == ["clevis encrypt"]
+        raise OSError(errno.EBUSY, "busy", path)
+
+    monkeypatch.setattr(container.claims.os, "open", busy)
+    with pytest.raises(DeviceInUse):
+        container.format_container(device, headers.UUID, OURS, OPTIONS._replace(force=True), None)
+    monkeypatch.undo()
+    assert programs.order() == ["clevis encrypt"]
+    with open(device, "rb") as disk:
+        assert disk.read() == b"data"
+
+
+@pytest.mark.parametrize("content", [
+    headers.ours(), headers.ours()[:0x4000], bytes(0x4000) + headers.ours()[0x4000:],
+    headers.ours()[:5000] + b"x" + headers.ours()[5001:0x6000]],
+    ids=["whole", "first copy", "second copy", "damaged"])
+def test_a_part_of_an_sr_is_not_overwritten_whatever_is_left_of_its_header(host, content):
+    device = host.disk("sdb", content)
+    for force in (False, True):
+        with pytest.raises(DeviceIsOurs, match=headers.SR):
+            container.check_formattable(device, force)
+
+
 def test_formatting_makes_a_bound_container_with_our_mark(host, programs):
     device = host.disk("sdb")
     made = container.format_container(device, headers.UUID, OURS, OPTIONS, None)
     assert made.identity == OURS
-    assert programs.order() == ["clevis encrypt", "dd if=/dev/zero", "cryptsetup luksFormat",
-                                "cryptsetup token"]
+    assert programs.order() == ["clevis encrypt", "wipefs -p", "dd if=/dev/zero",
+                                "cryptsetup luksFormat", "cryptsetup token"]
     argv = programs.calls("cryptsetup")[0]
     assert argv[argv.index("--label") + 1] == str(OURS)
     assert argv[argv.index("--subsystem") + 1] == "luksext"
@@ -343,7 +385,7 @@ def test_luks1_keeps_mark_and_binding_in_luksmeta(host, programs):
     programs.add("luksmeta")
     container.format_container(
         host.disk("sdb"), headers.UUID, OURS, OPTIONS._replace(luks_version=1), None)
-    assert programs.order()[2:] == ["cryptsetup luksFormat", "luksmeta init", "luksmeta save",
+    assert programs.order()[3:] == ["cryptsetup luksFormat", "luksmeta init", "luksmeta save",
                                     "luksmeta save"]
 
 
@@ -364,20 +406,6 @@ def test_a_header_that_cannot_be_read_back_is_erased(host, programs):
     with pytest.raises(HeaderMissing):
         container.format_container(device, headers.UUID, OURS, OPTIONS, None)
     assert programs.order().count("dd if=/dev/zero") == 2
-
-
-def test_a_disk_that_somebody_uses_by_now_is_not_erased(host, programs, monkeypatch):
-    """Another one made a container of it after it was found empty."""
-    device = host.disk("sdb")
-    monkeypatch.setattr(devices, "check_free", lambda path: in_use(path))
-    with pytest.raises(DeviceInUse, match=device):
-        container.format_container(device, headers.UUID, OURS, OPTIONS, None)
-    assert "dd if=/dev/zero" not in programs.order()
-    assert "cryptsetup luksFormat" not in programs.order()
-
-
-def in_use(device):
-    raise DeviceInUse(device, ["/dev/mapper/luks-x"])
 
 
 def test_a_failure_to_erase_does_not_hide_why_formatting_failed(host, programs):

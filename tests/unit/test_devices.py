@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """devices: what a block device is, what it carries and who holds it, as sysfs tells."""
-import errno
-import os
 
 import pytest
 
 from luksext import devices
 from luksext.devices import Mapping
-from luksext.errors import DeviceInUse, DeviceMissing, DeviceNotEmpty, DeviceUnsuitable
+from luksext.errors import DeviceMissing, DeviceUnsuitable
 
 LUKS_UUID = "11111111-2222-4333-8444-555555555555"
 DM_UUID = "CRYPT-LUKS2-11111111222243338444555555555555-"
@@ -73,46 +71,6 @@ def test_size_and_number_come_from_sysfs(sysfs):
 
 def test_a_block_size_that_the_kernel_does_not_tell_is_512(sysfs):
     assert devices.logical_block_size("/dev/nope") == 512
-
-
-def test_a_disk_without_signatures_is_empty(sysfs, programs):
-    programs.add("wipefs", "echo '# offset,uuid,label,type'")
-    node = sysfs.disk("sdb")
-    devices.check_empty(node)
-    assert programs.calls("wipefs") == [["wipefs", "-p", node]]
-
-
-def test_a_disk_with_signatures_is_not_empty_and_they_are_named_once(sysfs, programs):
-    programs.add("wipefs", "printf '%s\\n' '# offset,uuid,label,type' '0x1fe,,,dos' "
-                           "'0x438,u-u-i-d,a,b\\x2cc,ext4' '0x200,,,gpt' '0x1000,,,gpt'")
-    with pytest.raises(DeviceNotEmpty, match=r"it carries dos, ext4, gpt. Nothing was changed"):
-        devices.check_empty(sysfs.disk("sdb"))
-
-
-def test_a_device_that_opens_exclusively_is_free(sysfs):
-    devices.check_free(sysfs.disk("sdb"))
-
-
-def failing_open(number):
-    def fail(path, flags):
-        assert flags == os.O_RDONLY | os.O_EXCL
-        raise OSError(number, os.strerror(number), path)
-    return fail
-
-
-def test_a_busy_device_is_in_use_by_its_holders(sysfs, monkeypatch):
-    node = sysfs.disk("sdb")
-    sysfs.mapping("dm-0", "vg-lv", "LVM-x", below=["sdb"])
-    monkeypatch.setattr(devices.os, "open", failing_open(errno.EBUSY))
-    with pytest.raises(DeviceInUse, match="in use by /dev/mapper/vg-lv"):
-        devices.check_free(node)
-
-
-def test_a_device_that_cannot_be_opened_says_why(sysfs, monkeypatch):
-    node = sysfs.disk("sdb")
-    monkeypatch.setattr(devices.os, "open", failing_open(errno.EIO))
-    with pytest.raises(DeviceMissing, match=r"cannot be opened: Input/output error.*dmesg"):
-        devices.check_free(node)
 
 
 def test_holders_of_the_disk_and_of_its_partitions_are_told(sysfs):

@@ -58,6 +58,7 @@ class Xapi:
         self.xenapi = self
         self.SR = SimpleNamespace(
             get_sm_config=lambda ref: dict(self.sm_config),
+            get_type=lambda ref: "luksext",
             remove_from_sm_config=lambda ref, key: self.sm_config.pop(key, None),
             add_to_sm_config=lambda ref, key, value: self.sm_config.update({key: value}),
             get_record=lambda ref: {"uuid": SR, "sm_config": dict(self.sm_config)},
@@ -162,6 +163,7 @@ def replace_ext_driver(lab, monkeypatch):
     monkeypatch.setattr(driver.util, "SMlog", lambda text, *args: lab.notes.append(str(text)))
     monkeypatch.setattr(driver.util, "test_hostPBD_devs", lambda *args: False)
     monkeypatch.setattr(driver.util, "test_scsiserial", lambda *args: False)
+    monkeypatch.setattr(driver.util, "getrootdev", lambda: "/dev/sda")
     monkeypatch.setattr(driver.scsiutil, "devlist_to_serialstring", ",".join)
     monkeypatch.setattr(driver.scsiutil, "add_serial_record",
                         lambda session, ref, text: lab.notes.append(("serial", text)))
@@ -317,6 +319,19 @@ def test_a_device_that_must_not_be_formatted_leaves_all_untouched(lab, prepare, 
 def test_a_device_of_another_sr_is_in_use(lab, monkeypatch, check, text):
     monkeypatch.setattr(lab.driver.util, check, lambda *args: True)
     assert text in failure(lab, lab.sr(device=lab.disk("sdb"), pin="any").create, SR, 0)
+
+
+def test_the_disk_of_dom0_is_in_use_even_by_force(lab, monkeypatch):
+    disk = lab.disk("sda")
+    monkeypatch.setattr(lab.driver.util, "getrootdev", lambda: disk)
+    made = lab.sr(device=disk, pin="any", force="true")
+    assert "in use by dom0" in failure(lab, made.create, SR, 0)
+
+
+def test_a_disk_that_a_vm_has_is_in_use_even_by_force(lab, monkeypatch):
+    monkeypatch.setattr(lab.driver.luksext_xapi, "vms_with", lambda *args: ["the VM web"])
+    made = lab.sr(device=lab.disk("sdb"), pin="any", force="true")
+    assert "in use by the VM web" in failure(lab, made.create, SR, 0)
 
 
 def test_force_overwrites_a_device_that_is_not_ours(lab):
@@ -762,7 +777,7 @@ def interrupted(lab, *disks, **config):
     with pytest.raises(KeyboardInterrupt):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lab.driver, "_Undo", NoUndo)
-            patch.setattr(killed, "_record", kill)
+            patch.setattr(lab.driver.luksext_xapi, "record", kill)
             killed.create(OTHER_SR, 0)
     return killed
 

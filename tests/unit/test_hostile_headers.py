@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import awkward
 import eventlogs
 import headers
-from luksext import (backupfile, clevis, cryptsetup, devices, efivars, eventlog, generation, header,
-                     keyslots, pcrs, predict, run, state, status, tang, tpm)
+from luksext import (backupfile, clevis, cryptsetup, efivars, eventlog, generation, header,
+                     keyslots, pcrs, predict, run, state, status, tang, tpm, trust)
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import (BackupDamaged, HeaderDamaged, HeaderMissing, LuksError, TangUnreachable,
@@ -41,7 +41,7 @@ def host(tmp_path_factory):
         def ran(argv, **options):
             return Result(0, host["stdout"], b"")
 
-        for module in (cryptsetup, clevis, tpm, tang, pcrs, devices):
+        for module in (cryptsetup, clevis, tpm, tang, pcrs):
             patch.setattr(module, "run", ran)
         patch.setattr(clevis, "require", lambda *programs: None)
         patch.setattr(state, "FOLDER", str(folder / "notes"))
@@ -67,7 +67,7 @@ def look(host, content):
     assert container.has_other_key in (True, False)
     json.dumps(status.of(Repository(headers.SR, [container], [None])))
     with pytest.raises(LuksError):
-        container._check_header(container.record._replace(uuid="another"))
+        trust.check(host["disk"], container.record._replace(uuid="another"))
 
 
 def refused_or_read(host, content):

@@ -77,7 +77,7 @@ def host(monkeypatch, tmp_path):
     monkeypatch.setattr(inplace.lvm, "deactivate_all", lambda group: made.step())
     monkeypatch.setattr(inplace.cryptsetup, "encrypt_init", made.encrypt_init)
     monkeypatch.setattr(inplace.cryptsetup, "version", lambda: (2, 6, 1))
-    monkeypatch.setattr(inplace.devices, "signatures", lambda path: made.signatures)
+    monkeypatch.setattr(inplace.contents, "kinds", lambda path: made.signatures)
     monkeypatch.setattr(inplace.devices, "logical_block_size", lambda path: 512)
     monkeypatch.setattr(inplace, "require", lambda *programs: None)
     monkeypatch.setattr(inplace.clevis, "check_tools", lambda pin: None)

@@ -89,3 +89,42 @@ def test_records_are_read_back(xapi):
     xapi.sm_config["luks_containers"] = '[["{}", "aes-xts-plain64", 512]]'.format(headers.UUID)
     assert luksext_xapi.records(xapi.sm_config) == [Record(headers.UUID, "aes-xts-plain64", 512)]
     assert luksext_xapi.records({}) == []
+
+
+class Vms:
+    """XAPI with SRs of three types on two hosts; VDIs are disks, of which VMs have some."""
+
+    def __init__(self, sysfs):
+        self.xenapi = self.PBD = self.SR = self.VDI = self.VBD = self.VM = self
+        self.types = {"local": "udev", "other": "udev", "files": "ext"}
+        self.vdis = {ref: {"location": sysfs.disk(ref), "VBDs": vbds} for ref, vbds in (
+            ("sdb", ["vbd"]), ("sdc", []), ("sdd", ["vbd"]), ("sde", ["vbd"]))}
+        self.places = {"local": ["sdb", "sdc"], "other": ["sdd"], "files": ["sde"]}
+
+    def get_all_records(self):
+        return {sr: {"host": "there" if sr == "other" else "here", "SR": sr} for sr in self.types}
+
+    def get_type(self, ref):
+        return self.types[ref]
+
+    def get_VDIs(self, ref):
+        return self.places[ref]
+
+    def get_record(self, ref):
+        return self.vdis[ref]
+
+    def get_VM(self, ref):
+        return "vm"
+
+    def get_name_label(self, ref):
+        return "web"
+
+
+def test_a_disk_that_a_vm_of_this_host_has_is_told_with_the_vm(sysfs):
+    xapi = Vms(sysfs)
+    part = sysfs.partition("sdb", "sdb1")
+    for device, expected in ((xapi.vdis["sdb"]["location"], ["the VM web"]), (part, ["the VM web"]),
+                             (xapi.vdis["sdc"]["location"], []),
+                             (xapi.vdis["sdd"]["location"], []),
+                             (xapi.vdis["sde"]["location"], [])):
+        assert luksext_xapi.vms_with(xapi, "here", device) == expected
