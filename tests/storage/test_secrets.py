@@ -98,8 +98,6 @@ def life(host: Host, machine: Machine, luks_version: str) -> Life:
         life.secrets["volume key"] = volume_key(sr, unsealed)
         sr.unplug()
         life.cores = crash(sr)
-        sr.plug()
-        sr.unplug()
         host.sh("sync")
         life.in_guest = leaks.in_guest(host, {**life.secrets, **life.volume})
         life.in_folder = leaks.in_folder(machine, {**life.secrets, **life.volume})
