@@ -2,7 +2,8 @@
 #
 #   make test [SM=checkout]   unit tests, then the storage tests in the lab
 #   make storage-all [SM=…]   all storage tests, those of an hour too
-#   make faults [SM=…]        the fault campaign; TRIALS=100 tries what is random more often,
+#   make faults [SM=…]        the fault campaign; TRIALS=50 kills at each program of each call, and
+#                             tries what is random as often,
 #                             SEED=… repeats a run, REPORT=… is where its table goes
 #   make xo                   tests of the plugin for Xen Orchestra, on Node.js and Chromium
 #   make demo [SM=checkout]   the mission, step by step, in the lab

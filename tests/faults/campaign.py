@@ -61,7 +61,10 @@ class Campaign:
 
     @contextmanager
     def trial(self, fault: str, luks: str = "-") -> Iterator[Trial]:
-        """Try `fault`; any exception within is a failure, DataLost a loss of data."""
+        """Try `fault`; any exception within is a failure, DataLost a loss of data.
+
+        Notes of the exception (add_note) are in the table too.
+        """
         trial = Trial(fault, luks)
         try:
             yield trial
@@ -86,8 +89,8 @@ class Campaign:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return "; ".join([*getattr(error, "__notes__", []), lines[0][:200]])
 
 
 def trials_in(properties: Iterable[tuple[str, Any]]) -> list[Trial]:

@@ -30,7 +30,8 @@ _VERSIONS = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fault campaign")
     group.addoption("--trials", type=int, default=1, metavar="N",
-                    help="how often a fault with something random in it is tried (default: 1)")
+                    help="how often a fault with something random in it is tried, and at how many "
+                         "programs of a call the driver is killed (default: 1)")
     group.addoption("--campaign-seed", type=int, metavar="N",
                     help="repeats the run that printed this seed (default: another each time)")
     group.addoption("--campaign-report", type=Path, metavar="FILE",

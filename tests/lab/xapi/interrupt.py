@@ -2,8 +2,9 @@
 """Kills a driver before or after one of the programs that it runs, or only tells which those are.
 
 The file `ORDER` asks for it, a JSON object: `command`, one of XAPI's such as sr_attach, and `step`,
-the number of the step that the driver is killed at, from 0, or null. Each step becomes a line in
-the file `STEPS`: the start of a program, and its end once the driver has seen that.
+what the driver is killed at, or null. Each step becomes a line in the file `STEPS`: `before` or
+`after`, the start of a program or its end once the driver has seen that; how often there was the
+same in this call already; and the program.
 
 Programs are found where Python starts them, whoever asks for it: the driver, the storage manager or
 the standard library.
@@ -14,6 +15,7 @@ import os
 import re
 import signal
 import subprocess
+from collections import Counter
 
 ORDER = "/run/lab/interrupt.json"
 STEPS = "/run/lab/interrupt-steps"
@@ -30,18 +32,19 @@ def obey(argv: list[str]) -> None:
         _install(order["step"])
 
 
-def _install(fatal: int | None) -> None:
-    driver, steps = os.getpid(), 0
+def _install(fatal: str | None) -> None:
+    driver = os.getpid()
+    seen: Counter[str] = Counter()
 
-    def step(what: str, program: str) -> None:
-        nonlocal steps
+    def step(when: str, program: str) -> None:
         if os.getpid() != driver:
             return
+        line = f"{when} {seen[f'{when} {program}']} {program}"
+        seen[f"{when} {program}"] += 1
         with open(STEPS, "a", encoding="utf-8") as file:
-            file.write(f"{what} {program}\n")
-        if steps == fatal:
+            file.write(line + "\n")
+        if line == fatal:
             os.kill(driver, signal.SIGKILL)
-        steps += 1
 
     class Popen(subprocess.Popen):
         """As ever, and each start and end is a step."""

@@ -46,8 +46,10 @@ def test_a_failure_is_a_row_and_fails_the_test_at_its_end(
 
 def test_lost_data_is_told_apart(campaign: Campaign, properties: list[tuple[str, Any]]) -> None:
     with campaign.trial("power cut", "1"):
-        raise DataLost("the VDI reads otherwise")
-    assert "| FAILED: the VDI reads otherwise | YES |" in table(trials_in(properties))
+        error = DataLost("the VDI reads otherwise")
+        error.add_note("after 3 s")
+        raise error
+    assert "| FAILED: after 3 s; the VDI reads otherwise | YES |" in table(trials_in(properties))
     assert "- trials: 1, failed: 1, data lost: 1" in report(trials_in(properties), {})
 
 

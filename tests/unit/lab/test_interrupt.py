@@ -28,10 +28,11 @@ process = subprocess.Popen(["true", "/not/a/verb"], stdin=subprocess.PIPE, stdou
 process.communicate(b"")
 process.wait()
 os.popen("exit 3").close()
+subprocess.call("true")
 print("survived")
 """
-STEPS = ["before echo one", "after echo one", "before true", "after true", "before exit",
-         "after exit"]
+STEPS = ["before 0 echo one", "after 0 echo one", "before 0 true", "after 0 true", "before 0 exit",
+         "after 0 exit", "before 1 true", "after 1 true"]
 
 
 def run(folder: Path, order: dict[str, object] | None,
@@ -53,18 +54,18 @@ def test_the_steps_are_told(tmp_path: Path) -> None:
     assert run(tmp_path, {"command": "sr_attach", "step": None}) == (0, "survived", STEPS)
 
 
-@pytest.mark.parametrize("step", range(len(STEPS)))
-def test_it_is_killed_at_a_step(tmp_path: Path, step: int) -> None:
+@pytest.mark.parametrize("step", STEPS)
+def test_it_is_killed_at_a_step(tmp_path: Path, step: str) -> None:
     ended = run(tmp_path, {"command": "sr_attach", "step": step})
-    assert ended == (-signal.SIGKILL, "", STEPS[:step + 1])
+    assert ended == (-signal.SIGKILL, "", STEPS[:STEPS.index(step) + 1])
 
 
 def test_a_step_that_is_never_taken_kills_nobody(tmp_path: Path) -> None:
-    assert run(tmp_path, {"command": "sr_attach", "step": len(STEPS)})[:2] == (0, "survived")
+    assert run(tmp_path, {"command": "sr_attach", "step": "before 2 true"})[:2] == (0, "survived")
 
 
 def test_other_commands_and_programs_are_left_alone(tmp_path: Path) -> None:
-    order: dict[str, object] = {"command": "sr_attach", "step": 0}
+    order: dict[str, object] = {"command": "sr_attach", "step": STEPS[0]}
     assert run(tmp_path, order, CALL.replace("attach", "detach")) == (0, "survived", [])
     assert run(tmp_path, order, "argument") == (0, "survived", [])
     assert run(tmp_path / "nowhere", None) == (0, "survived", [])

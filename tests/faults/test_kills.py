@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The driver is killed before and after each program that it runs.
+
+After each kill the same call succeeds; when the SR is destroyed, the host is as it was before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from tests.faults.campaign import Campaign, DataLost
+from tests.faults.interrupt import Driver, Step, traces
+from tests.lab.disks import Disk
+from tests.storage.pool import Host, Sr
+
+# One of ours, which is not stretched: an emulated guest takes long for that.
+PASSPHRASE = "F725-R90E-MNG2-2CFE-5G3A-3K1B-P7MW"
+DATA = b"".join(b"block %7d of what a VM wrote\n" % number for number in range(20000))
+
+
+WELL = "the same call succeeds then, and nothing is left"
+
+
+@dataclass
+class Kills:
+    """Kills of the driver of one host, at `most` random steps of each call, or at all."""
+
+    driver: Driver
+    campaign: Campaign
+    luks: str
+    chance: random.Random
+    most: int
+
+    def steps(self, command: str, call: Callable[[], object]) -> list[Step]:
+        """The steps to try of a `command` of XAPI that is run by `call`, which is made once."""
+        steps = self.driver.steps(command, call)
+        if not steps:
+            with self.campaign.trial(f"{command}: driver killed", self.luks) as trial:
+                trial.outcome = "it runs no program"
+        chosen = set(self.chance.sample(steps, min(self.most, len(steps))))
+        return [step for step in steps if step in chosen]
+
+    def each(self, steps: list[Step], call: Callable[[], object], then: Callable[[], object],
+             clean: dict[str, set[str]]) -> None:
+        """Trials: `call` is made again and again, and killed each time a step later.
+
+        So each call goes on from where the one before was killed. The last one is not killed: that
+        is `then`, and after it the host must be `clean`.
+        """
+        killed: list[str] = []
+        for step in steps:
+            fault = f"{step.command}: driver killed {step.when} a program"
+            with self.campaign.trial(fault, self.luks) as trial:
+                try:
+                    self.driver.kill(step, call)
+                    killed.append(f"{step.when} {step.program}")
+                    if step == steps[-1]:
+                        then()
+                        assert traces(self.driver.host) == clean
+                except Exception as error:
+                    error.add_note(f"to be killed {step}; killed before {killed[-1:]}")
+                    raise
+                trial.outcome = WELL
+            if trial.failed:
+                break
+
+
+@pytest.fixture
+def kills(host: Host, campaign: Campaign, luks_version: str, chance: random.Random,
+          trials: int) -> Kills:
+    return Kills(Driver(host), campaign, luks_version, chance, trials)
+
+
+@pytest.fixture
+def create(host: Host, new_disk: Callable[..., Disk], luks_version: str) -> Callable[[Disk], Sr]:
+    def create(disk: Disk) -> Sr:
+        return host.create_sr_with_passphrase(disk.by_id, PASSPHRASE, pin="null",
+                                              luks_version=luks_version)
+    return create
+
+
+@pytest.fixture
+def locked(host: Host, disk: Disk, create: Callable[[Disk], Sr]) -> Iterator[Sr]:
+    """An SR with a VDI that holds DATA, unplugged."""
+    sr = create(disk)
+    vdi = sr.create_vdi()
+    host.write_vdi(vdi, DATA)
+    sr.unplug()
+    yield sr
+    sr.plug()
+    host.xe("vdi-destroy", uuid=vdi)
+    sr.destroy()
+
+
+def check_data(sr: Sr) -> None:
+    """Raise DataLost unless the VDI of the SR holds DATA."""
+    vdi = sr.host.xe("vdi-list", sr_uuid=sr.uuid, params="uuid", minimal=True)
+    if not vdi or not sr.host.read_vdi(vdi).startswith(DATA):
+        raise DataLost(f"the VDI of the SR {sr.uuid} does not read as it was written")
+
+
+def test_create(kills: Kills, host: Host, create: Callable[[Disk], Sr],
+                new_disk: Callable[..., Disk]) -> None:
+    """Each on a disk of its own: what undoes a creation that was killed runs programs, too."""
+    steps = kills.steps("sr_create", lambda: create(new_disk()).destroy())
+    clean = traces(host)
+    for step in steps:
+        made = partial(create, new_disk())
+        kills.each([step], made, lambda: made().destroy(), clean)  # noqa: B023
+
+
+@pytest.mark.short
+def test_delete(kills: Kills, host: Host, create: Callable[[Disk], Sr],
+                new_disk: Callable[..., Disk]) -> None:
+    steps = kills.steps("sr_delete", create(new_disk()).destroy)
+    clean = traces(host)
+    sr = create(new_disk())
+    sr.unplug()
+    destroy = partial(host.xe, "sr-destroy", uuid=sr.uuid)
+    kills.each(steps, destroy, destroy, clean)
+
+
+def test_attach(kills: Kills, locked: Sr) -> None:
+    clean = traces(locked.host)
+    steps = kills.steps("sr_attach", locked.plug)
+    locked.unplug()
+
+    def plugged_again() -> None:
+        locked.plug()
+        check_data(locked)
+        locked.unplug()
+
+    kills.each(steps, locked.plug, plugged_again, clean)
+
+
+def test_detach(kills: Kills, locked: Sr) -> None:
+    clean = traces(locked.host)
+    locked.plug()
+    steps = kills.steps("sr_detach", locked.unplug)
+    locked.plug()
+
+    def unplugged_again() -> None:
+        locked.unplug()
+        locked.plug()
+        check_data(locked)
+        locked.unplug()
+
+    kills.each(steps, locked.unplug, unplugged_again, clean)
+
+
+def test_probe(kills: Kills, locked: Sr) -> None:
+    def probe() -> str:
+        return locked.host.xe("sr-probe", type="luksext", host_uuid=locked.host.uuid,
+                              device_config={"device": locked.device})
+
+    found = probe()
+    clean = traces(locked.host)
+
+    def probed_again() -> None:
+        assert probe() == found
+
+    kills.each(kills.steps("sr_probe", probe), probe, probed_again, clean)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The power of the host is cut at random moments of the life of an SR, and the host boots again.
+
+Then the operation was done, or it was not and can be made; what a VDI had confirmed is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from tests.faults.campaign import Campaign, DataLost
+from tests.faults.interrupt import traces
+from tests.lab.disks import Disk
+from tests.lab.errors import LabError
+from tests.storage.pool import Host, Sr, XeError
+
+CONFIRMED = b"".join(b"line %7d, confirmed\n" % number for number in range(30000))
+IN_FLIGHT = bytes(reversed(CONFIRMED))
+
+
+class Power:
+    """The power of a host, which is cut while something is done, and comes back."""
+
+    # Seconds that an operation takes, until it was seen to take another time.
+    GUESS = 8.0
+
+    def __init__(self, host: Host, campaign: Campaign, luks: str, chance: random.Random) -> None:
+        self._host = host
+        self._campaign = campaign
+        self._luks = luks
+        self._chance = chance
+        self._took: dict[str, float] = {}
+
+    def uncut(self, name: str, operation: Callable[[], object]) -> None:
+        """Do something, to learn how long it takes."""
+        begin = time.monotonic()
+        operation()
+        self._took[name] = time.monotonic() - begin
+
+    def cut(self, name: str, operation: Callable[[], object], then: Callable[[], str]) -> None:
+        """A trial: the power is cut while something is done; `then` looks at the host that has
+        booted again, and tells how it was found.
+
+        The TPM is left as if the power had not been cut: to a chip that was in use, the next start
+        is an attack, and after a few it refuses.
+        """
+        seconds = self._chance.uniform(0, self._took.get(name, self.GUESS))
+        with self._campaign.trial(f"power cut during {name}", self._luks) as trial:
+            worker = threading.Thread(target=_attempt, args=(operation,))
+            worker.start()
+            time.sleep(seconds)
+            self._host.machine.power_cut()
+            worker.join()
+            try:
+                self._host.machine.start()
+                self._host.machine.clear_lockout()
+                trial.outcome = then()
+            except Exception as error:
+                error.add_note(f"after {seconds:.1f} s")
+                raise
+
+
+def _attempt(operation: Callable[[], object]) -> None:
+    with contextlib.suppress(XeError, LabError, OSError):
+        operation()
+
+
+@pytest.fixture
+def power(host: Host, campaign: Campaign, luks_version: str, chance: random.Random) -> Power:
+    return Power(host, campaign, luks_version, chance)
+
+
+@pytest.fixture
+def create(host: Host, luks_version: str) -> Callable[[Disk], Sr]:
+    return lambda disk: host.create_sr(disk, luks_version=luks_version)
+
+
+@pytest.fixture
+def sr(disk: Disk, create: Callable[[Disk], Sr]) -> Iterator[Sr]:
+    """A plugged SR."""
+    made = create(disk)
+    yield made
+    made.destroy()
+
+
+@pytest.fixture
+def vdi(sr: Sr) -> Iterator[str]:
+    """A VDI of that SR; CONFIRMED was written to it and flushed."""
+    uuid = sr.create_vdi()
+    write_confirmed(sr.host, uuid)
+    yield uuid
+    sr.host.xe("vdi-destroy", uuid=uuid)
+
+
+def write_confirmed(host: Host, vdi: str) -> None:
+    """Write CONFIRMED, and flush it as a VM would: the lab's tapdisk leaves that to `sync`."""
+    host.write_vdi(vdi, CONFIRMED)
+    host.sh("sync")
+
+
+def check_confirmed(host: Host, vdi: str) -> None:
+    if not host.read_vdi(vdi).startswith(CONFIRMED):
+        raise DataLost(f"the VDI {vdi} does not read as it was confirmed")
+
+
+def check_sectors(host: Host, vdi: str) -> None:
+    """Raise DataLost unless each sector of a VDI is as it was confirmed, or as it was to be."""
+    found = host.read_vdi(vdi)
+    for at in range(0, len(CONFIRMED), 512):
+        sector = found[at:at + 512][:len(CONFIRMED) - at]
+        if sector not in (CONFIRMED[at:at + 512], IN_FLIGHT[at:at + 512]):
+            raise DataLost(f"sector {at // 512} of the VDI {vdi} is neither old nor new")
+
+
+def sr_of(host: Host, disk: Disk) -> Sr | None:
+    """The SR that XAPI knows on a disk."""
+    pbds = host.xe("pbd-list", params="sr-uuid,device-config")
+    for record in pbds.split("\n\n"):
+        if disk.by_id in record:
+            return Sr(host, record.split(":", 1)[1].split()[0], disk.by_id)
+    return None
+
+
+def test_create(power: Power, host: Host, create: Callable[[Disk], Sr],
+                new_disk: Callable[..., Disk], trials: int) -> None:
+    clean = traces(host)
+    for _ in range(trials):
+        disk = new_disk()
+        made = partial(create, disk)
+
+        def destroyed(disk: Disk = disk, made: Callable[[], Sr] = made) -> str:
+            done = sr_of(host, disk) is not None
+            if not done:
+                power.uncut("sr-create", made)
+            sr = sr_of(host, disk)
+            assert sr is not None and sr.attached
+            sr.destroy()
+            assert traces(host) == clean
+            return "done; the boot plugs it" if done else "not done; the same call does it then"
+
+        power.cut("sr-create", made, destroyed)
+
+
+def test_plug(power: Power, sr: Sr, vdi: str, trials: int) -> None:
+    def plugged() -> str:
+        assert sr.attached
+        check_confirmed(sr.host, vdi)
+        sr.unplug()
+        power.uncut("pbd-plug", sr.plug)
+        sr.unplug()
+        return "the boot plugs it; the VDI is whole"
+
+    sr.unplug()
+    for _ in range(trials):
+        power.cut("pbd-plug", sr.plug, plugged)
+    sr.plug()
+
+
+def test_unplug(power: Power, sr: Sr, vdi: str, trials: int) -> None:
+    def plugged() -> str:
+        assert sr.attached
+        check_confirmed(sr.host, vdi)
+        power.uncut("pbd-unplug", sr.unplug)
+        sr.plug()
+        return "the boot plugs it; the VDI is whole"
+
+    for _ in range(trials):
+        power.cut("pbd-unplug", sr.unplug, plugged)
+
+
+def test_write(power: Power, sr: Sr, vdi: str, trials: int) -> None:
+    host, other = sr.host, sr.create_vdi()
+    write = partial(host.write_vdi, other, IN_FLIGHT)
+
+    def whole() -> str:
+        assert sr.attached
+        check_confirmed(host, vdi)
+        check_sectors(host, other)
+        power.uncut("write to a VDI", write)
+        return "each sector is the old or the new one; the other VDI is whole"
+
+    for _ in range(trials):
+        write_confirmed(host, other)
+        power.cut("write to a VDI", write, whole)
+    host.xe("vdi-destroy", uuid=other)
+
+
+def test_destroy(power: Power, host: Host, create: Callable[[Disk], Sr],
+                 new_disk: Callable[..., Disk], trials: int) -> None:
+    clean = traces(host)
+    for _ in range(trials):
+        disk = new_disk()
+        sr = create(disk)
+        sr.unplug()
+        destroy = partial(host.xe, "sr-destroy", uuid=sr.uuid)
+
+        def destroyed(disk: Disk = disk, destroy: Callable[[], object] = destroy) -> str:
+            left = sr_of(host, disk)
+            if left is not None:
+                if left.attached:
+                    left.unplug()
+                power.uncut("sr-destroy", destroy)
+            assert traces(host) == clean
+            return "not done; the same call does it then" if left else "done"
+
+        power.cut("sr-destroy", destroy, destroyed)
