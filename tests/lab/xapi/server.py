@@ -141,12 +141,19 @@ def _jsonable(item: Any) -> Any:
     return item
 
 
+#: Connections that wait to be accepted. Of more than there is room for, the kernel lets the client
+#: wait for ever: to it, they are made.
+BACKLOG = 128
+
+
 class _TcpServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = BACKLOG
 
 
 class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+    request_queue_size = BACKLOG
 
 
 class Server:
