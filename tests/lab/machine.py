@@ -18,12 +18,13 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -266,6 +267,15 @@ class Machine:
             os.truncate(disk.path, length)
         return disk
 
+    def throttle_disk(self, name: str, bytes_per_second: int) -> None:
+        """Let a disk of the running guest be no faster than that, and 0: as fast as it is.
+
+        With 1, the disk hangs: its requests wait until it is let go.
+        """
+        limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+        self._monitor().execute("block_set_io_throttle", id=self._disk(name).device_id,
+                                bps=bytes_per_second, **limits)
+
     def move_disk(self, name: str, other: Machine) -> Disk:
         """Take a disk away and put it into another machine."""
         disk = self.remove_disk(name)
@@ -295,6 +305,16 @@ class Machine:
         """Have the other of two TPMs from the next start on; a second swap undoes that."""
         self._chip = 1 - self._chip
         self._save()
+
+    @contextlib.contextmanager
+    def hanging_tpm(self) -> Iterator[None]:
+        """Within, the running guest's TPM answers nothing; afterwards, what it was asked too."""
+        assert self._tpm_process is not None
+        self._tpm_process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._tpm_process.send_signal(signal.SIGCONT)
 
     def clear_tpm(self) -> None:
         """Clear the running guest's TPM as its owner: all that was sealed to it is lost."""
