@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Makes modules of the storage manager know the SR type luksext.
 
-The storage manager knows SR types by lists in its own code. These functions take a module of it
-that was imported, and add our type, without a change to its files. Nothing of the storage manager
+The storage manager knows SR types by lists in its own code, and takes for empty what LVM does not
+know. These functions take a module of it that was imported, and add what it has to know of our
+type, without a change to its files. Nothing of the storage manager
 is imported here: its modules import each other in circles, in which this is called half way.
 """
 import importlib
@@ -41,3 +42,33 @@ def teach_sr(sr_module) -> None:
         return stock(sr_type)
 
     sr_module.driver = driver
+
+
+def teach_lvutil(lvutil) -> None:
+    """Makes SM's drivers refuse to make an SR on a disk of an encrypted SR.
+
+    They wipe whatever is on a disk unless the kernel has it in use, or XAPI has a PBD or a serial
+    number of it: nothing of that is true of an SR that is locked and was forgotten.
+    """
+    stock = lvutil.createVG
+
+    def create_vg(root, vgname):
+        for device in root.split(","):
+            _refuse_ours(lvutil, device)
+        return stock(root, vgname)
+
+    lvutil.createVG = create_vg
+
+
+def _refuse_ours(lvutil, device):
+    # Here, since this module is loaded for every command of our driver.
+    from luksext import container
+    from luksext.errors import DeviceIsOurs
+    try:
+        container.check_formattable(device, force=True)
+    except DeviceIsOurs as error:
+        raise lvutil.xs_errors.SROSError(error.code, str(error)) from error
+    except Exception as error:  # pylint: disable=broad-except
+        # Whatever is wrong with us must not keep SM from its own work.
+        lvutil.util.SMlog("luksext: cannot tell whether {} is a disk of an encrypted SR: {}".format(
+            device, error))

@@ -23,9 +23,9 @@ _SYSTEM_PARTITIONS = ("1", "2")
 def check(device: str) -> None:
     """Raises DeviceInUse where anybody has `device`, a part of it, or another path to it in use."""
     with held(device):
-        writing = writers(device)
-    if writing:
-        raise DeviceInUse(device, writing)
+        users = [*loops(device), *writers(device)]
+    if users:
+        raise DeviceInUse(device, users)
     for path in other_paths(device):
         with held(path):
             pass
@@ -76,6 +76,12 @@ def other_paths(device: str) -> List[str]:
     return [path for path in devices.whole_disks() if this[0]
             and devices.kernel_name(path) != disk
             and (devices.world_wide_name(path), devices.size_of(path)) == this]
+
+
+def loops(device: str) -> List[str]:
+    """Nodes of the loop devices on `device` or a part of it; an SR of the type largeblock has one."""
+    return [loop for loop, below in devices.loops()
+            if devices.partition_of(below)[0] == devices.partition_of(device)[0]]
 
 
 def writers(device: str) -> List[str]:

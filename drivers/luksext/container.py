@@ -226,16 +226,22 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
 
 
 def check_formattable(device: str, force: bool) -> None:
-    """Raises DeviceIsOurs for a part of an encrypted SR, even where its header is damaged, and
-    unless `force` DeviceNotEmpty for whatever else is on `device`."""
-    found = header.find(device)
-    identity = LuksContainer(device, found).identity if found else None
-    identities = [identity, *(parse_identity(remains.label) for remains in header.remains(device)
-                              if remains.subsystem == SUBSYSTEM)]
-    for identity in filter(None, identities):
-        raise DeviceIsOurs(device, identity.sr_uuid)
+    """Raises DeviceIsOurs where `device` or a partition of it is a part of an encrypted SR, also
+    where its header is damaged, and unless `force` DeviceNotEmpty for whatever else is on it."""
+    for path in [device, *devices.partitions(device)]:
+        for identity in _identities(path):
+            raise DeviceIsOurs(path, identity.sr_uuid)
     if not force:
         contents.check_empty(device)
+
+
+def _identities(device: str) -> Iterator[Identity]:
+    found = header.find(device)
+    identity = LuksContainer(device, found).identity if found else None
+    for claimed in [identity, *(parse_identity(remains.label) for remains in header.remains(device)
+                                if remains.subsystem == SUBSYSTEM)]:
+        if claimed is not None:
+            yield claimed
 
 
 def add_recovery_key(device: str, luks_version: int, slot: int, key: bytes,

@@ -104,6 +104,11 @@ def numbers_of(device: str) -> List[str]:
     return [number_of(part) for part in [name, *_partitions(name)]]
 
 
+def partitions(device: str) -> List[str]:
+    """Paths of the partitions of `device`."""
+    return ["/dev/" + name for name in _partitions(kernel_name(device))]
+
+
 def partition_of(device: str) -> Tuple[str, str]:
     """The kernel name of the disk that `device` is on, and the number of the partition that it is;
     for a whole disk, itself and ""."""
@@ -225,6 +230,14 @@ def whole_disks() -> Iterator[str]:
         if os.path.exists(os.path.join(_SYSFS, name, "device")) \
                 and _read(os.path.join(_SYSFS, name, "hidden")) != "1":
             yield "/dev/" + name
+
+
+def loops() -> Iterator[Tuple[str, str]]:
+    """The active loop devices: the path of each, and of what it is on."""
+    for name in sorted(_listdir(_SYSFS)):
+        below = _read(os.path.join(_SYSFS, name, "loop/backing_file"))
+        if below:
+            yield "/dev/" + name, below
 
 
 def is_mapped(name: str) -> bool:

@@ -108,6 +108,18 @@ def test_who_writes_to_a_partition_has_the_disk_in_use(sysfs, opened):
     assert claims.writers(disk)
 
 
+def test_a_loop_device_on_it_or_on_a_part_of_it_is_named(sysfs):
+    disk, other = sysfs.disk("sdb"), sysfs.disk("sdc")
+    part = sysfs.partition("sdb", "sdb1")
+    sysfs.disk("loop3")
+    (sysfs.block / "loop3" / "loop").mkdir()
+    for below in (disk, part):
+        (sysfs.block / "loop3" / "loop" / "backing_file").write_text(below + "\n")
+        with pytest.raises(DeviceInUse, match="in use by /dev/loop3"):
+            claims.check(disk)
+    claims.check(other)
+
+
 # Paths
 
 

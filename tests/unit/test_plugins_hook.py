@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+import headers
 import storage_manager
 
 HERE = os.path.dirname(__file__)
@@ -26,6 +27,7 @@ MODULES = {
     "xs_errors": "class SROSError(Exception):\n    pass\n",
     "cleanup": "{util}\ndef normalizeType(name):\n    if name != 'ext':\n"
                "        raise ValueError(name)\n    return 'file'\n",
+    "lvutil": "{util}\n{xs_errors}\ndef createVG(root, vgname):\n    print('wiped', root)\n",
     "FileSR": "{SR}\n{cleanup}\nCONFIGURATION = []\nclass FileSR(SR.SR):\n    pass\n",
     "EXTSR": "{SR}\n{FileSR}\nCAPABILITIES = []\nCONFIGURATION = []\n"
              "class EXTSR(FileSR.FileSR):\n    @staticmethod\n    def handles(name):\n"
@@ -59,14 +61,14 @@ def small_sm(request, tmp_path):
     return [str(tmp_path)], request.param
 
 
-def run(paths, script, command=PLUGIN, hook=True):
+def run(paths, script, command=(PLUGIN,), hook=True):
     """What `script` prints in a Python whose command line is that of `command`."""
     lines = ["import sys", "sys.path[:0] = {!r}".format(
         [*paths, os.path.join(CHECKOUT, "drivers"), os.path.join(CHECKOUT, "python")])]
     if hook:
         lines.append("import luksext_plugins")
     ended = subprocess.run(
-        [sys.executable, "-c", "\n".join([*lines, script]), command], stdout=subprocess.PIPE,
+        [sys.executable, "-c", "\n".join([*lines, script]), *command], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
     assert ended.returncode == 0, ended.stderr.decode()
     return ended.stdout.decode().split()
@@ -113,12 +115,12 @@ def test_in_any_other_process_nothing_is_hooked(small_sm, command):
     script = "{}\n{}\n{}".format(line("EXTSR"), line("SR"), "print(len(SR.backends))\n"
                                   "try:\n    SR.driver('luksext')\n"
                                   "except IndexError:\n    print('unknown')")
-    assert run(paths, script, command) == ["1", "unknown"]
+    assert run(paths, script, [command]) == ["1", "unknown"]
 
 
 def test_in_any_other_process_the_finders_of_imports_are_untouched(small_sm):
     script = "print(len([f for f in sys.meta_path if 'luksext' in type(f).__module__]))"
-    assert run([], script, "/usr/bin/tool") == ["0"]
+    assert run([], script, ["/usr/bin/tool"]) == ["0"]
     assert run([], script) == ["1"]
 
 
@@ -191,4 +193,50 @@ def test_with_the_real_storage_manager_a_collector_plugin_knows_our_type(real_sm
 def test_every_other_python_pays_for_no_import():
     script = ("before = set(sys.modules)\nimport luksext_plugins\n"
               "print(*sorted(set(sys.modules) - before))")
-    assert run([], script, "/usr/bin/tool", hook=False) == ["luksext_plugins"]
+    assert run([], script, ["/usr/bin/tool"], hook=False) == ["luksext_plugins"]
+
+
+# Drivers of SM that make an SR
+
+
+CREATE = "/opt/xensource/sm/LVMSR", "<methodCall><methodName>sr_create</methodName></methodCall>"
+
+MAKE = """
+try:
+    lvutil.createVG("{}", "VG_XenStorage-x")
+except lvutil.xs_errors.SROSError as error:
+    print("refused" if "is part of the encrypted SR" in str(error) else error)
+"""
+
+
+@pytest.fixture
+def ours(tmp_path):
+    """A disk of an encrypted SR, and one of zeros."""
+    (tmp_path / "ours").write_bytes(headers.ours())
+    (tmp_path / "empty").write_bytes(bytes(1 << 20))
+    return str(tmp_path / "ours"), str(tmp_path / "empty")
+
+
+def test_a_driver_that_makes_an_sr_leaves_a_disk_of_ours_alone(small_sm, ours):
+    paths, line = small_sm
+    script = line("lvutil") + MAKE.format(ours[0])
+    assert run(paths, script, CREATE) == ["refused"]
+    assert run(paths, line("lvutil") + MAKE.format("{1},{0}".format(*ours)), CREATE) == ["refused"]
+
+
+def test_it_makes_one_on_any_other_disk_as_without_us(small_sm, ours):
+    paths, line = small_sm
+    for disk in (ours[1], "/dev/nowhere"):
+        assert run(paths, line("lvutil") + MAKE.format(disk), CREATE) == ["wiped", disk]
+
+
+def test_in_any_other_command_of_a_driver_nothing_is_hooked(small_sm, ours):
+    paths, line = small_sm
+    for command in ((CREATE[0], CREATE[1].replace("sr_create", "sr_scan")),
+                    ("/usr/bin/tool", CREATE[1])):
+        assert run(paths, line("lvutil") + MAKE.format(ours[0]), command) == ["wiped", ours[0]]
+
+
+def test_with_the_real_storage_manager_its_maker_of_volume_groups_is_taught(real_sm, ours):
+    paths, line = real_sm
+    assert run(paths, line("lvutil") + MAKE.format(ours[0]), CREATE) == ["refused"]
