@@ -14,7 +14,7 @@ import re
 import time
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-from luksext import contents, devices, header, rawdisk, state
+from luksext import contents, devices, header, rawdisk, rollback, state
 from luksext.backupfile import TRAILER_LIMIT, Backup, manifest, pack, unpack
 from luksext.container import LuksContainer
 from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy, HeaderDamaged,
@@ -126,6 +126,7 @@ def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = Fals
         rawdisk.overwrite(device, area)
         if rawdisk.differs(device, area) or header.read(device) != wanted:
             raise HeaderDamaged(device, "what was written to it does not read back")
+        rollback.forgive(wanted.uuid, wanted.marks.values())
         _create(LuksContainer(device, wanted), "restored")
     return Restored(backup.luks_uuid, backup.serial, revived)
 

@@ -79,7 +79,8 @@ def other_paths(device: str) -> List[str]:
 
 
 def loops(device: str) -> List[str]:
-    """Nodes of the loop devices on `device` or a part of it; an SR of the type largeblock has one."""
+    """Nodes of the loop devices on `device` or a part of it: an SR of the type largeblock has one.
+    """
     return [loop for loop, below in devices.loops()
             if devices.partition_of(below)[0] == devices.partition_of(device)[0]]
 

@@ -556,6 +556,21 @@ class ContainerReplaced(LuksError):
             "so, with its recovery key: luksext reencrypt-accept".format(device))
 
 
+class RevokedKeyBack(LuksError):
+    """A header with a key that was destroyed on this host: an old copy of it was put back."""
+
+    code = 6243
+
+    def __init__(self, device: str, slots: List[int]) -> None:
+        numbers = ", ".join(map(str, slots))
+        super().__init__(
+            "The header of {} is an old one: its keyslots {} have keys that were removed on this "
+            "host. It was not opened.".format(device, numbers),
+            "Somebody may have put it back. Restore the present one: luksext header-restore "
+            "--device={} ; or remove the keys once more: luksext recovery-revoke, luksext "
+            "binding-remove".format(device))
+
+
 class SealedKeyForeign(UnlockRefused):
     """A sealed key in a header that is not one that clevis makes."""
 

@@ -8,7 +8,7 @@ import contextlib
 import re
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
-from luksext import clevis, cryptsetup
+from luksext import clevis, cryptsetup, rollback
 from luksext.clevis import Pin
 from luksext.container import LuksContainer, add_recovery_key
 from luksext.errors import (KeyRefused, LastWayIn, LuksError, MemoryShort, NameRefused, ToolMissing,
@@ -228,6 +228,8 @@ def take_back(container: LuksContainer, slot: int) -> None:
         cryptsetup.kill_slot(container.device, slot)
     container.generation.remove_binding(container.device, container.header, slot)
     container.generation.remove_note(container.device, container.header, slot)
+    if slot in container.header.marks:
+        rollback.note(container.uuid, container.header.marks[slot])
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ each copy of the header that cryptsetup might use is compared with what was reco
 """
 from typing import NamedTuple, Optional
 
-from luksext import begun, header
-from luksext.errors import ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign
+from luksext import begun, header, rollback
+from luksext.errors import (ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign,
+                            RevokedKeyBack)
 from luksext.header import Header
 from luksext.options import CIPHERS
 
@@ -35,8 +36,8 @@ def check(device: str, expected: Optional[Record]) -> None:
     """Raises an error that names the difference unless `device` has the container `expected`.
 
     expected: None where nothing is recorded; then it must be one of the kind that we make.
-    Raises HeaderMismatch, ContainerReplaced, KeyCost, ReencryptionForeign; HeaderMissing,
-    HeaderDamaged.
+    Raises HeaderMismatch, ContainerReplaced, RevokedKeyBack, KeyCost, ReencryptionForeign;
+    HeaderMissing, HeaderDamaged, DiskFails.
     """
     for found in header.copies(device):
         _check_copy(device, found, expected)
@@ -64,6 +65,9 @@ def _check_copy(device: str, found: Header, expected: Optional[Record]) -> None:
         _compare(device, "requirements", " ".join(found.requirements) or "none", "none")
     elif not begun.is_ours(found):
         raise ReencryptionForeign(device)
+    slots = rollback.revived(found)
+    if slots:
+        raise RevokedKeyBack(device, slots)
     check_cost(device, found)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fake_luks import every_cut
-from luksext import cryptsetup, keys, keyslots
+from luksext import cryptsetup, keys, keyslots, rollback
 from luksext.errors import (CommandFailed, HeaderFull, LastWayIn, LuksError, MemoryShort,
                             NameRefused, TpmRefuses, WrongRecoveryKey, WrongSlot)
 from luksext.keyslots import Way
@@ -309,6 +309,18 @@ def test_an_unconfirmed_key_goes_only_while_something_is_proven_to_open(bound):
     bound.dead.clear()
     keyslots.revoke(bound.container(), first)
     assert TYPED not in bound.keys.values()
+
+
+def test_an_old_copy_of_the_header_with_a_revoked_key_is_told(bound):
+    number, _ = add(bound, "paper"), add(bound, "other", b"x" * 20)
+    with open(bound.path, "rb") as file:
+        old = file.read()
+    keyslots.confirm(bound.container(), b"x" * 20)
+    keyslots.revoke(bound.container(), number)
+    assert rollback.revived(bound.container().header) == []
+    with open(bound.path, "wb") as file:
+        file.write(old)
+    assert rollback.revived(bound.container().header) == [number]
 
 
 @pytest.mark.parametrize("slot, found", [(0, "role binding"), (6, "not in use")])

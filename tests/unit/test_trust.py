@@ -3,8 +3,9 @@
 import pytest
 
 import headers
-from luksext import begun, costs, state, trust
-from luksext.errors import ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign
+from luksext import begun, costs, header, rollback, state, trust
+from luksext.errors import (ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign,
+                            RevokedKeyBack)
 from luksext.trust import Record
 
 OTHER = "99999999-2222-4333-8444-555555555555"
@@ -106,6 +107,25 @@ def test_a_volume_key_that_this_host_put_in_its_place_is_known(disk):
 def test_an_unfinished_reencryption_that_was_not_begun_here_is_foreign(disk):
     with pytest.raises(ReencryptionForeign):
         trust.check(disk(headers.luks2(headers.in_reencryption(0, 0))), OLD_RECORD)
+
+
+def test_a_header_from_before_a_key_was_removed_is_an_old_one(disk):
+    for content, record in ((luks2(slots=(0, 1)), RECORD), (luks1(slots=(0, 1)), None)):
+        path = disk(content)
+        mark = header.read(path).marks[1]
+        rollback.note(headers.UUID, mark)
+        with pytest.raises(RevokedKeyBack, match="keyslots 0, 1 have keys that were removed"):
+            trust.check(path, record)
+        rollback.forgive(headers.UUID, [mark])
+        trust.check(path, record)
+
+
+def test_of_keys_that_were_removed_the_newest_are_remembered(disk):
+    for number in range(300):
+        rollback.note(headers.UUID, "mark {}".format(number))
+    found = header.read(disk(luks2()))
+    assert rollback.revived(found._replace(marks={3: "mark 299", 4: "mark 44", 5: "mark 43"})) == [
+        3, 4]
 
 
 PBKDF2 = {"type": "pbkdf2", "iterations": costs.MOST_ITERATIONS}
