@@ -59,9 +59,11 @@ class Disk:
             for slot, key in self.keys.items():
                 content[216 + 48 * slot:248 + 48 * slot] = hashlib.sha256(key).digest()
         else:
-            content = headers.luks2(
-                headers.metadata(slots=slots, tokens={str(n): t for n, t in self.tokens.items()}),
-                subsystem="luksext", label=headers.SR + ":0:1")
+            metadata = headers.metadata(
+                slots=slots, tokens={str(n): t for n, t in self.tokens.items()})
+            for slot, key in self.keys.items():
+                metadata["keyslots"][str(slot)]["kdf"]["salt"] = hashlib.sha256(key).hexdigest()
+            content = headers.luks2(metadata, subsystem="luksext", label=headers.SR + ":0:1")
         if content != self.written:
             with open(self.path, "wb") as disk:
                 disk.write(content)
