@@ -88,6 +88,12 @@ class Sr:
         self.unplug()
         self.host.xe("sr-destroy", uuid=self.uuid)
 
+    def destroy_with_vdis(self) -> None:
+        vdis = self.host.xe("vdi-list", sr_uuid=self.uuid, params="uuid", minimal=True)
+        for uuid in filter(None, vdis.strip().split(",")):
+            self.host.xe("vdi-destroy", uuid=uuid)
+        self.destroy()
+
     def forget(self) -> None:
         self.unplug()
         self.host.xe("sr-forget", uuid=self.uuid)

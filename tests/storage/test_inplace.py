@@ -88,7 +88,7 @@ def test_data_stay_and_all_of_them_are_encrypted_while_in_use(plain: Sr) -> None
     until(plain, ended)
     sound(plain, vdi)
     plain.host.sh(f"cryptsetup open --test-passphrase {plain.device}", input=key)
-    plain.destroy()
+    plain.destroy_with_vdis()
 
 
 def test_power_cuts_while_it_works_lose_nothing(plain: Sr) -> None:
@@ -103,7 +103,7 @@ def test_power_cuts_while_it_works_lose_nothing(plain: Sr) -> None:
         assert progress(plain)[1] >= before
     until(plain, ended)
     sound(plain, vdi)
-    plain.destroy()
+    plain.destroy_with_vdis()
 
 
 STEPS = [("fallocated", "losetup", "--find*"), ("shrunk", "resize2fs", "/dev/mapper*"),
@@ -128,4 +128,4 @@ def test_interrupted_at_any_step_the_next_call_goes_on(plain: Sr, program: str, 
     whole(plain, vdi)
     until(plain, ended)
     sound(plain, vdi)
-    plain.destroy()
+    plain.destroy_with_vdis()

@@ -110,7 +110,7 @@ def test_data_written_before_and_meanwhile_are_there_afterwards(sr: Sr) -> None:
     opens(sr)
     assert sr.host.read_vdi(before)[:len(DATA)] == DATA
     assert "allow_discards" in sr.host.sh("dmsetup table --target crypt")
-    sr.destroy()
+    sr.destroy_with_vdis()
 
 
 def test_after_a_power_cut_it_is_plugged_and_goes_on_to_the_end(sr: Sr) -> None:
@@ -131,7 +131,7 @@ def test_after_a_power_cut_it_is_plugged_and_goes_on_to_the_end(sr: Sr) -> None:
     assert header_of(sr)[0] != old[0]
     assert sr.host.read_vdi(vdi)[:len(DATA)] == DATA[::-1]
     opens(sr)
-    sr.destroy()
+    sr.destroy_with_vdis()
 
 
 def test_an_unplug_interrupts_it_and_only_where_it_began_it_is_opened_again(sr: Sr) -> None:
@@ -192,4 +192,4 @@ def test_a_program_that_was_killed_leaves_an_sr_that_the_next_boot_repairs(sr: S
     until(sr, ended)
     assert sr.host.read_vdi(vdi)[:len(DATA)] == DATA
     opens(sr)
-    sr.destroy()
+    sr.destroy_with_vdis()
