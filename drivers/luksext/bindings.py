@@ -7,11 +7,11 @@ never one too few. Callers see to it that one change at a time is made.
 import datetime
 from typing import Any, Dict, List, Optional
 
-from luksext import clevis, cryptsetup, generation, keyslots, options
+from luksext import clevis, cryptsetup, generation, health, keyslots, options
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
-from luksext.errors import (BindingHealthy, KeyRefused, LastWayIn, SuspensionInvalid, ToolMissing,
-                            UnlockRefused, Unsupported)
+from luksext.errors import (BindingChanged, BindingHealthy, KeyRefused, LastWayIn,
+                            SuspensionInvalid, ToolMissing, UnlockRefused, Unsupported)
 from luksext.generation import Binding, Note
 from luksext.keyslots import Slot, Way, take_back
 
@@ -88,11 +88,14 @@ def rebind(container: LuksContainer, slot: int, way: Way, pin: Optional[Pin] = N
     """Replaces the binding of `slot`, by the same pin or another; the number of its new keyslot.
 
     Raises WrongSlot; BindingHealthy without `force` where the binding opens its slot and `pin` asks
-    for nothing else; and what `add` raises, with the old binding left as it is.
+    for nothing else; BindingChanged where somebody else may have written what the binding asks for,
+    and no `pin` is given; and what `add` raises, with the old binding left as it is.
     """
     container = container.refreshed()
     old = keyslots.find(container, slot, ("binding",), "a binding")
     assert old.pin is not None
+    if pin is None and health.was_changed(container, slot):
+        raise BindingChanged(container.device, slot)
     unchanged = pin is None or _same(pin, old.pin)
     if unchanged and not force and keyslots.is_proven(container, slot):
         raise BindingHealthy(container.device, slot)

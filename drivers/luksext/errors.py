@@ -583,6 +583,19 @@ class SealedKeyForeign(UnlockRefused):
             "header-restore), or use a recovery key.")
 
 
+class BindingChanged(LuksError):
+    """A binding that is to be renewed as it is, and is not as it was when it last opened."""
+
+    code = 6245
+
+    def __init__(self, device: str, slot: int) -> None:
+        super().__init__(
+            "The binding in keyslot {} of {} was changed since it last opened: its PCRs or its "
+            "server may be what somebody else wants. Nothing was changed.".format(slot, device),
+            "Say what to bind to: luksext rebind --slot={} --pin=PIN --pin-config=CONFIG ; or "
+            "restore the header: luksext header-restore --device={}".format(slot, device))
+
+
 class RecoveryKeyInvalid(LuksError):
     """A text that cannot be the recovery key that it is typed as; it is not repeated."""
 

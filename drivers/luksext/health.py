@@ -5,6 +5,7 @@ A proof costs the TPM or server an unsealing, seconds with some TPMs, so it is m
 showed is told until the next one.
 """
 import calendar
+import hashlib
 import time
 from typing import Any, Dict, List, NamedTuple
 
@@ -40,9 +41,36 @@ def prove(container: LuksContainer) -> List[Proof]:
     """Tries every binding of `container`, and remembers the outcome. Needs no open volume."""
     bindings = container.bindings
     proofs = [_prove(container, binding.slot) for binding in bindings]
+    # What a sealed key says of PCRs and servers is known to be true once it was unsealed.
+    sealed = _sealed(container)
+    sealed.update({str(binding.slot): _digest(binding.jwe)
+                   for binding, proof in zip(bindings, proofs) if proof.ok})
     Store(container.uuid).save(_NOTE, {
-        "marks": _marks(container), "proofs": [proof._asdict() for proof in proofs]})
+        "marks": _marks(container), "proofs": [proof._asdict() for proof in proofs],
+        "sealed": sealed})
     return proofs
+
+
+def was_changed(container: LuksContainer, slot: int) -> bool:
+    """Whether the sealed key of the binding of `slot` is another than the one that opened the same
+    key's keyslot when that was last proved."""
+    proven = _sealed(container).get(str(slot))
+    return any(binding.slot == slot and proven not in (None, _digest(binding.jwe))
+               for binding in container.bindings)
+
+
+def _sealed(container: LuksContainer) -> Dict[str, Any]:
+    """By keyslot whose key is still in it, what tells the sealed key that opened it last."""
+    note = Store(container.uuid).load(_NOTE)
+    known, sealed = note.get("marks"), note.get("sealed")
+    if not isinstance(known, dict) or not isinstance(sealed, dict):
+        return {}
+    return {slot: digest for slot, digest in sealed.items()
+            if slot in known and known[slot] == _marks(container).get(slot)}
+
+
+def _digest(jwe: str) -> str:
+    return hashlib.sha256(jwe.encode("utf-8")).hexdigest()
 
 
 def remembered(container: LuksContainer) -> List[Proof]:

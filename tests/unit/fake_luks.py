@@ -62,7 +62,8 @@ class Disk:
             metadata = headers.metadata(
                 slots=slots, tokens={str(n): t for n, t in self.tokens.items()})
             for slot, key in self.keys.items():
-                metadata["keyslots"][str(slot)]["kdf"]["salt"] = hashlib.sha256(key).hexdigest()[:16]
+                salt = hashlib.sha256(key).hexdigest()[:16]
+                metadata["keyslots"][str(slot)]["kdf"]["salt"] = salt
             content = headers.luks2(metadata, subsystem="luksext", label=headers.SR + ":0:1")
         if content != self.written:
             with open(self.path, "wb") as disk:

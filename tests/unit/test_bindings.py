@@ -4,11 +4,13 @@ import datetime
 
 import pytest
 
+import headers
 from fake_luks import every_cut
-from luksext import bindings, clevis, keyslots
+from luksext import bindings, clevis, health, keyslots
 from luksext.clevis import Pin
-from luksext.errors import (BindingHealthy, CommandFailed, KeyRefused, LastWayIn, LuksError,
-                            OptionInvalid, SuspensionInvalid, TpmRefuses, Unsupported, WrongSlot)
+from luksext.errors import (BindingChanged, BindingHealthy, CommandFailed, KeyRefused, LastWayIn,
+                            LuksError, OptionInvalid, SuspensionInvalid, TpmRefuses, Unsupported,
+                            WrongSlot)
 from luksext.keyslots import Way
 
 PASSPHRASE = b"correct horse battery staple"
@@ -355,3 +357,21 @@ def test_a_program_that_fails_on_the_way_is_told(bound):
     bound.calls = []
     with pytest.raises((CommandFailed, LuksError)):
         bindings.add(bound.container(), bound.way, TPM)
+
+
+def test_a_binding_that_somebody_changed_is_not_renewed_as_it_is(disk):
+    """Its PCRs, or its server, may be what whoever had the disk in hand wants."""
+    prepared(disk)
+    health.prove(disk.container())
+    weaker = disk.jwe("tpm2", {}, b"sealed")
+    if disk.version == 2:
+        disk.tokens[0] = headers.binding_token(0, weaker)
+    else:
+        disk.luksmeta[0] = (disk.luksmeta[0][0], weaker.encode())
+    disk.dead.add(weaker)
+    disk.write()
+    health.prove(disk.container())
+    with pytest.raises(BindingChanged):
+        bindings.rebind(disk.container(), 0, by_passphrase(disk))
+    slot = bindings.rebind(disk.container(), 0, by_passphrase(disk), Pin("tpm2", PCRS))
+    assert pins(disk)[slot]["pcr_ids"] == PCRS["pcr_ids"]
