@@ -268,8 +268,9 @@ def _next_serial(luks_uuid: str, backups: List[Backup]) -> int:
 def _minimum(luks_uuid: str, backups: List[Backup]) -> int:
     """The least serial that holds no revoked key; each backup repeats it, should the note get
     lost."""
-    noted = Store(luks_uuid).load(_NOTE).get("minimum", 0)
-    return max([noted, *(backup.minimum for backup in backups)])
+    noted = Store(luks_uuid).load(_NOTE).get("minimum")
+    return max([noted if isinstance(noted, int) else 0, 0,
+                *(backup.minimum for backup in backups)])
 
 
 def _note(luks_uuid: str, **values: Any) -> None:

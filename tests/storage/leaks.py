@@ -20,11 +20,11 @@ _PATTERNS = "/run/looked-for"
 _SAMPLES = "/run/sampled"
 
 # All that is written is in a filesystem of one of these types, and was changed since the boot. SRs
-# are left out: what is in them is a VM's.
+# are left out: what is in them is a VM's. The lab's own folders are seen in their other places.
 _SEARCH = f"""
 set -e
 boot=$(awk '$1 == "btime" {{ print $2 }}' /proc/stat)
-awk '$3 ~ /^(overlay|tmpfs|devtmpfs|ext4|9p)$/ && $2 !~ "sr-mount|^/lab/checkout" {{ print $2 }}' \\
+awk '$3 ~ /^(overlay|tmpfs|devtmpfs|ext4|9p)$/ && $2 !~ "sr-mount|^/lab/" {{ print $2 }}' \\
     /proc/mounts | sort -u | while read -r mount; do
     find "$mount" -xdev -type f -newerct "@$boot" ! -path {_PATTERNS} ! -path {_SAMPLES} -print0
 done | xargs -0 -r grep -alF -f {_PATTERNS} || [ $? = 123 ]

@@ -294,7 +294,8 @@ def test_the_console_takes_any_words_and_ends_with_its_statuses(luks, words, typ
         assert bool(err) == (ended in (console.FAILED, console.USAGE)), (out, err)
 
 
-@given(awkward.TEXTS)
+# As long as a header has room for.
+@given(awkward.TEXTS.map(lambda text: text[:1000]))
 def test_what_a_header_says_is_shown_on_any_terminal(luks, text):
     sr = furnish(luks)
     luks.bind(3, "tang", {"url": text}, b"another")
@@ -373,16 +374,38 @@ FIELDS = ["proofs", "marks", "slot", "ok", "code", "sentence", "at", "minimum", 
        | st.recursive(awkward.JSON, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(
            st.sampled_from(FIELDS), inner, max_size=6), max_leaves=12).map(json.dumps))
 def test_a_damaged_note_is_an_empty_one(luks, name, content):
-    sr = furnish(luks)
+    check_with_note(furnish(luks), name,
+                    content if isinstance(content, bytes) else content.encode("ascii"))
+
+
+def check_with_note(sr, name, content):
+    """That all who read the note `name` do without it where it says nothing of use."""
     found = sr.containers[0]
+    state.forget(found.uuid)
     folder = state.Store(found.uuid).make()
     with open(os.path.join(folder, name + ".json"), "wb") as file:
-        file.write(content if isinstance(content, bytes) else content.encode("ascii"))
-    told = status.of(sr)
-    json.dumps(told)
+        file.write(content)
+    json.dumps(status.of(sr))
     assert type(health.due(found, 1e9)) is bool
-    begun.load(found.uuid)
+    note = begun.load(found.uuid)
+    assert note is None or all(type(slot) is int for slot in note.unbound)
     assert backup._minimum(found.uuid, []) >= 0
+
+
+# A proof, and what of it is another; by note.
+PROOF = {"slot": 0, "ok": True, "code": 0, "sentence": "", "at": "2026-11-24T10:00:00Z"}
+DAMAGE = [("headers", {"minimum": wrong}) for wrong in ("1", None, [], {}, 1.5, -1)] + [
+    ("proofs", {"marks": wrong, "proofs": [PROOF]}) for wrong in ([], "x", None, {"0": []})] + [
+    ("proofs", {"marks": {}, "proofs": [dict(PROOF, **wrong)]}) for wrong in (
+        {"slot": "0"}, {"ok": 1}, {"code": []}, {"at": "x"}, {"at": None}, {"more": 1})] + [
+    ("proofs", {"proofs": wrong}) for wrong in (1, "x", [1], [[]], {"a": 1}, None)] + [
+    ("reencryption", {"since": "", "before": "", "after": "", "unbound": wrong}) for wrong in (
+        1, ["x"], [1.5], [True], "1", None)]
+
+
+@pytest.mark.parametrize("name, note", DAMAGE, ids=str)
+def test_a_note_with_one_wrong_value_does_no_harm(luks, name, note):
+    check_with_note(furnish(luks), name, json.dumps(note).encode("ascii"))
 
 
 @given(st.binary(max_size=40) | awkward.JSON.map(json.dumps))
