@@ -154,9 +154,8 @@ def test_after_an_upgrade_of_the_host_by_iso_the_documented_way_leads_back(
     with pytest.raises(XeError, match="SR_UNKNOWN_DRIVER"):
         sr.plug()
     host.sh(f"tar xzf /run/package.tar -C /; rm {DROP_IN}; {RESTART}", timeout=300)
-    told = findings(host)
-    assert list(told) == ["LUKS-D036"]
-    host.sh(told["LUKS-D036"]["next"])
+    assert findings(host) == {}
+    assert sr.attached
     assert host.xe("vdi-list", sr_uuid=sr.uuid, params="uuid", minimal=True) == vdi
     host.xe("vdi-destroy", uuid=vdi)
     sr.destroy()
