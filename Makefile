@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 #
 #   make test [SM=checkout]   unit tests, then the storage tests in the lab
+#   make package [XSCONSOLE=checkout]   the RPM packages, and the host's menu
 #   make storage-all [SM=…]   all storage tests, those of an hour too
 #   make faults [SM=…]        the fault campaign; TRIALS=50 kills at each program of each call, and
 #                             tries what is random as often,
