@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
@@ -25,36 +26,43 @@ def encrypt(sr: Sr) -> dict:
                                 pin="null"))
 
 
-def fill(sr: Sr) -> str:
-    """A VDI with known data, and as much on the filesystem that its end has to be moved."""
+class Content(NamedTuple):
+    """A VDI with known data, and the checksum of a file at the end of the filesystem."""
+
+    vdi: str
+    checksum: str
+
+
+def fill(sr: Sr) -> Content:
+    """Leaves something at the end of the filesystem, which has to be moved to shrink it."""
     vdi = sr.create_vdi()
     sr.host.write_vdi(vdi, DATA)
     mount = f"/run/sr-mount/{sr.uuid}"
-    sr.host.sh(f"""
+    checksum = sr.host.sh(f"""
         fallocate -l $(( $(df --output=avail -B1 {mount} | tail -n 1) - (60 << 20) )) {mount}/low
         head -c 12M /dev/urandom >{mount}/high
         rm {mount}/low
-        md5sum {mount}/high >/root/high.md5
         sync
+        md5sum <{mount}/high
     """)
-    return vdi
+    return Content(vdi, checksum)
 
 
-def whole(sr: Sr, vdi: str) -> None:
+def whole(sr: Sr, content: Content) -> None:
     """The SR is an encrypted one, its data are what they were, and its filesystem is sound."""
     host = sr.host
     assert host.xe("sr-param-get", uuid=sr.uuid, param_name="type") == "luksext"
-    assert host.read_vdi(vdi)[:len(DATA)] == DATA
-    host.sh("md5sum -c /root/high.md5")
+    assert host.read_vdi(content.vdi)[:len(DATA)] == DATA
+    assert host.sh(f"md5sum </run/sr-mount/{sr.uuid}/high") == content.checksum
 
 
-def sound(sr: Sr, vdi: str) -> None:
+def sound(sr: Sr, content: Content) -> None:
     """Nothing is in clear any more, binding and recovery key open, the filesystem is whole."""
     assert "linear" not in sr.host.sh(f"cryptsetup luksDump {sr.device}")
     sr.unplug()
     assert sr.host.left_open() == NOTHING
     sr.plug()
-    whole(sr, vdi)
+    whole(sr, content)
     status = json.loads(call_host(sr.host, "status", sr_uuid=sr.uuid))
     assert [slot["role"] for slot in status["disks"][0]["slots"]] == ["recovery", "binding"]
     sr.unplug()
@@ -76,33 +84,33 @@ def plain(host: Host, new_disk: Callable[..., Disk]) -> Sr:
 
 
 def test_data_stay_and_all_of_them_are_encrypted_while_in_use(plain: Sr) -> None:
-    vdi = fill(plain)
+    content = fill(plain)
     with pytest.raises(XeError) as caught:
         call_host(plain.host, "encrypt-in-place", sr_uuid=plain.uuid)
     assert caught.value.code == 6285
     assert plain.host.xe("sr-param-get", uuid=plain.uuid, param_name="type") == "ext"
     key = encrypt(plain)["recovery_key"]
-    whole(plain, vdi)
+    whole(plain, content)
     until(plain, at_work)
-    plain.host.write_vdi(vdi, DATA)
+    plain.host.write_vdi(content.vdi, DATA)
     until(plain, ended)
-    sound(plain, vdi)
+    sound(plain, content)
     plain.host.sh(f"cryptsetup open --test-passphrase {plain.device}", input=key)
     plain.destroy_with_vdis()
 
 
 def test_power_cuts_while_it_works_lose_nothing(plain: Sr) -> None:
-    vdi = fill(plain)
+    content = fill(plain)
     encrypt(plain)
     for _ in range(3):
         before = until(plain, at_work)[1]
         plain.host.machine.power_cut()
         plain.host.machine.start()
         assert plain.attached
-        whole(plain, vdi)
+        whole(plain, content)
         assert progress(plain)[1] >= before
     until(plain, ended)
-    sound(plain, vdi)
+    sound(plain, content)
     plain.destroy_with_vdis()
 
 
@@ -118,14 +126,14 @@ STEPS = [("fallocated", "losetup", "--find*"), ("shrunk", "resize2fs", "/dev/map
 def test_interrupted_at_any_step_the_next_call_goes_on(plain: Sr, program: str, pattern: str,
                                                        reboots: bool) -> None:
     host = plain.host
-    vdi = fill(plain)
+    content = fill(plain)
     with killed_after(host, program, pattern), pytest.raises(XeError):
         encrypt(plain)
     if reboots:
         host.machine.power_cut()
         host.machine.start()
     encrypt(plain)
-    whole(plain, vdi)
+    whole(plain, content)
     until(plain, ended)
-    sound(plain, vdi)
+    sound(plain, content)
     plain.destroy_with_vdis()
