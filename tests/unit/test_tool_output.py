@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import awkward
 import headers
-from luksext import (clevis, cryptsetup, devices, escrow, ext4, generation, header, lvm, pcrs,
-                     tables, tang, tpm)
+from luksext import (clevis, contents, cryptsetup, devices, escrow, ext4, generation, header,
+                     lvm, pcrs, tables, tang, tpm)
 from luksext.devices import Mapping
 from luksext.errors import LuksError, TpmLockout
 from luksext.lvm import PhysicalVolume, Volume
@@ -30,7 +30,7 @@ def printed():
     """What every program prints, with status 0; set by the test."""
     answer = {"stdout": b""}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (cryptsetup, devices, lvm, ext4, tpm, pcrs, clevis, tang, escrow):
+        for module in (cryptsetup, contents, lvm, ext4, tpm, pcrs, clevis, tang, escrow):
             patch.setattr(module, "run",
                           lambda argv, **options: Result(0, answer["stdout"], b""))
         patch.setattr(tpm, "DEVICE", os.devnull)
@@ -51,7 +51,7 @@ READERS = {
     "luksmeta-load": lambda: cryptsetup.luksmeta_load("/dev/sda", 0, CLEVIS),
     "dmsetup-table-1.02.185-luks1": lambda: checked_table("8:0"),
     "dmsetup-table-1.02.185-luks2": lambda: checked_table("8:32"),
-    "wipefs": lambda: devices.signatures("/dev/sda"),
+    "wipefs": lambda: sorted(set(contents._by_wipefs("/dev/sda"))),
     "vgs": lambda: lvm.physical_volumes("group"),
     "lvs": lambda: lvm.volume("group", "volume"),
     "pvs": lambda: lvm.sr_group_on("/dev/sda"),
