@@ -30,8 +30,8 @@ const VERBS = {
   rebind: {
     fields: { slot: text(), pin: text(), pinConfig: text(), passphrase: text(), force: flag() },
   },
-  bindingAdd: { fields: { pin: needed(), pinConfig: text(), passphrase: text() } },
-  bindingRemove: { fields: { slot: needed(), force: flag() } },
+  bindingAdd: { fields: { pin: text(), pinConfig: text(), passphrase: text() } },
+  bindingRemove: { fields: { slot: text(), force: flag() } },
   suspend: { fields: { hours: text(), passphrase: text() } },
   resume: {},
   headerBackup: {},

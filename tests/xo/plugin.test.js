@@ -4,6 +4,7 @@
 /** The plugin as xo-server loads and calls it. */
 
 const assert = require('node:assert/strict')
+const { execFileSync } = require('node:child_process')
 const { readFileSync } = require('node:fs')
 const { inspect } = require('node:util')
 const path = require('node:path')
@@ -12,6 +13,7 @@ const { beforeEach, describe, it } = require('node:test')
 const ROOT = path.join(__dirname, '..', '..')
 const plugin = require(path.join(ROOT, 'xo-server-luksext'))
 const { ALERTS } = require(path.join(ROOT, 'xo-server-luksext', 'attention.js'))
+const { VERBS, argumentsOf, dashed } = require(path.join(ROOT, 'xo-server-luksext', 'verbs.js'))
 const { StubXo } = require('./stub_xo')
 const {
   NEW_SR,
@@ -57,6 +59,19 @@ async function request(
   } finally {
     xo.close()
   }
+}
+
+/** The verbs of the driver: whether each of their parameters is required, by name. */
+function driverVerbs() {
+  const script =
+    'import json; from luksext.verbs import VERBS; ' +
+    'print(json.dumps({v.name: {p.name: p.required for p in v.parameters} for v in VERBS.values()}))'
+  const env = {
+    ...process.env,
+    PYTHONPATH: path.join(ROOT, 'drivers'),
+    PYTHONDONTWRITEBYTECODE: '1',
+  }
+  return JSON.parse(execFileSync('python3', ['-c', script], { env, encoding: 'utf8' }))
 }
 
 const post = (pathname, body, options) =>
@@ -341,6 +356,21 @@ describe('verbs', () => {
     const needed = ({ params }) => Object.keys(params).filter(name => !params[name].optional)
     assert.deepEqual(needed(xo.methods['sr.createLuksExt']), ['host', 'nameLabel', 'device'])
     assert.deepEqual(needed(xo.methods['luksext.rebind']), ['sr'])
+  })
+
+  it('are those of the driver, with all its parameters, and need what it needs', () => {
+    const driver = driverVerbs()
+    for (const [name, { fields = {} }] of Object.entries(VERBS)) {
+      const needed = Object.entries(fields).map(([field, { optional }]) => [field, !optional])
+      const asked = Object.entries(argumentsOf(Object.fromEntries(needed)))
+      assert.deepEqual(
+        Object.fromEntries(asked),
+        Object.fromEntries(
+          Object.entries(driver[dashed(name)]).map(([key, required]) => [key, String(required)])
+        ),
+        name
+      )
+    }
   })
 
   it('are refused on an SR of another type', async () => {
