@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pytest
+
 #: The name that a trial, or a dictionary of versions, has in the report of its test.
 TRIAL = "trial"
 VERSIONS = "versions"
@@ -69,7 +71,8 @@ class Campaign:
         try:
             yield trial
             assert trial.outcome, "the trial has no outcome"
-        except Exception as error:
+        # What pytest itself raises, such as for an error that did not come, is no Exception.
+        except (Exception, pytest.fail.Exception) as error:
             trial.outcome = FAILED + _first_line(error)
             trial.lost = isinstance(error, DataLost)
             self._failures.append(f"{fault}, LUKS {luks}:\n{traceback.format_exc()}")
@@ -88,7 +91,7 @@ class Campaign:
                 + "\n\n".join(self._failures))
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return "; ".join([*getattr(error, "__notes__", []), lines[0][:200]])
 

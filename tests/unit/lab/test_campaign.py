@@ -44,6 +44,14 @@ def test_a_failure_is_a_row_and_fails_the_test_at_its_end(
     assert "| power cut | 1 | 1 | FAILED: does not boot | no |" in table(trials_in(properties))
 
 
+def test_an_error_that_did_not_come_is_a_failure_too(
+        campaign: Campaign, properties: list[tuple[str, Any]]) -> None:
+    with campaign.trial("power cut"):
+        with pytest.raises(ValueError):
+            pass
+    assert "DID NOT RAISE" in trials_in(properties)[0].outcome
+
+
 def test_lost_data_is_told_apart(campaign: Campaign, properties: list[tuple[str, Any]]) -> None:
     with campaign.trial("power cut", "1"):
         error = DataLost("the VDI reads otherwise")
