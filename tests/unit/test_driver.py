@@ -357,16 +357,16 @@ def test_force_overwrites_a_device_whose_luks_header_is_damaged(lab):
 
 def test_two_creates_at_once_on_one_disk_do_not_meet(lab, monkeypatch):
     """Neither do two on parts of it, whose disk is the same."""
-    disk = lab.disk("sdb")
-    parts = [lab.sysfs.partition("sdb", name, number=number)
-             for name, number in (("sdb1", "8:1"), ("sdb2", "8:2"))]
-    other, locked = lab.disk("sdc"), state.locked
+    disk, divided, other = lab.disk("sdb"), lab.disk("sdc"), lab.disk("sdd")
+    part = lab.sysfs.partition("sdc", "sdc1", number="8:99")
+    locked = state.locked
     monkeypatch.setattr(lab.driver.state, "locked", lambda name: locked(name, 0))
-    with locked("create-" + devices.number_of(disk).replace(":", "-")):
-        for device in (disk, *parts):
+    for busy, device in ((disk, disk), (divided, part)):
+        with locked("create-" + devices.number_of(busy).replace(":", "-")):
             text = failure(lab, lab.sr(device=device, pin="any").create, SR, 0)
             assert "Another command works on" in text
-        assert "clevis encrypt" not in lab.programs.order()
+    assert "clevis encrypt" not in lab.programs.order()
+    with locked("create-" + devices.number_of(disk).replace(":", "-")):
         lab.sr(device=other, pin="any").create(SR, 0)
     lab.sr(device=disk, pin="any").create(SR, 0)
 
