@@ -5,11 +5,12 @@ and what our plugin adds."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.lab.disks import Disk
 from tests.lab.machine import Machine
 from tests.storage.orchestra import Node, XoError
 from tests.storage.pool import NOTHING, Host, Sr
@@ -24,13 +25,14 @@ def xo(machine: Machine) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="module")
-def sr(xo: Node, host: Host, machine: Machine) -> Iterator[Sr]:
-    """An SR made as XO's createExt makes one, with the option that its form adds."""
+def sr(xo: Node, host: Host, machine: Machine) -> Sr:
+    """An SR made as XO's createExt makes one, with the option that its form adds.
+
+    The last test destroys it.
+    """
     device = machine.add_disk("xo", "256M").by_id
     config = {"device": device, "pin": "null", "preferred-image-formats": "vhd"}
-    sr = Sr(host, xo.ask("create", type="luksext", device_config=config, name="local"), device)
-    yield sr
-    xo.ask("destroy", uuid=sr.uuid)
+    return Sr(host, xo.ask("create", type="luksext", device_config=config, name="local"), device)
 
 
 def seen(xo: Node, sr: Sr) -> Any:
@@ -167,30 +169,37 @@ def key(plugin: Node, sr: Sr) -> str:
     return made["recovery_key"]
 
 
-def test_a_free_disk_becomes_an_sr_that_xo_destroys(
-        plugin: Node, xo: Node, host: Host, machine: Machine) -> None:
-    disk = machine.add_disk("plugin", "256M")
-    device = host.sh(f"realpath {disk.by_id}").strip()
+def named(host: Host, device: str) -> str:
+    """A disk as lsblk calls it."""
+    return host.sh(f"realpath {device}").strip()
+
+
+def test_a_disk_is_offered_while_it_is_free(plugin: Node, sr: Sr,
+                                            new_disk: Callable[..., Disk]) -> None:
+    host = sr.host
+    device, used = named(host, new_disk().by_id), named(host, sr.device)
     (known,) = get(plugin, "/hosts")
     assert (known["id"], known["ready"]) == (host.uuid, True)
-    free = f"/hosts/{host.uuid}/devices"
-    assert {"path": device, "size": 256 << 20} in get(plugin, free)
+    free = {disk["path"]: disk["size"] for disk in get(plugin, f"/hosts/{host.uuid}/devices")}
+    assert free[device] == 256 << 20
+    assert used not in free
     plugin.ask("test", host=host.uuid, device=device)
-
-    uuid = call(plugin, "sr.createLuksExt", host=host.uuid, nameLabel="local", device=device,
-                pin="null")
-    sr = Sr(host, uuid, device)
-    assert sr.attached
-    assert device not in [found["path"] for found in get(plugin, free)]
     with pytest.raises(XoError, match="no free disk"):
-        plugin.ask("test", host=host.uuid, device=device)
-    with pytest.raises(XoError) as caught:
-        call(plugin, "sr.createLuksExt", host=host.uuid, nameLabel="x", device=device, pin="null")
-    assert device in caught.value.message
+        plugin.ask("test", host=host.uuid, device=used)
 
-    xo.ask("destroy", uuid=uuid)
-    assert seen(xo, sr) is None
-    assert "crypto_LUKS" not in host.sh(f"blkid -p {device} || true")
+
+@pytest.mark.slow
+def test_creation_by_the_plugin(plugin: Node, xo: Node, host: Host,
+                                new_disk: Callable[..., Disk]) -> None:
+    config = {"host": host.uuid, "nameLabel": "local", "device": named(host, new_disk().by_id),
+              "pin": "null", "keySize": "256"}
+    sr = Sr(host, call(plugin, "sr.createLuksExt", **config), config["device"])
+    assert sr.attached
+    assert shown(plugin, sr)["disks"][0]["key_bits"] == 256
+    with pytest.raises(XoError) as caught:
+        call(plugin, "sr.createLuksExt", **config)
+    assert sr.device in caught.value.message
+    xo.ask("destroy", uuid=sr.uuid)
 
 
 def test_the_status_tells_what_is_missing_until_it_is_there(
@@ -217,3 +226,10 @@ def test_a_wrong_key_is_refused_readably_and_told_to_nobody(plugin: Node, sr: Sr
     assert error.code == "SR_BACKEND_FAILURE_6250"
     assert error.message == f"{error.params[1]} ({error.code})"
     assert wrong not in f"{error.message} {error.params}"
+
+
+def test_destroy_erases_the_keys(xo: Node, sr: Sr) -> None:
+    xo.ask("destroy", uuid=sr.uuid)
+    assert seen(xo, sr) is None
+    assert "crypto_LUKS" not in sr.host.sh(f"blkid -p {sr.device} || true")
+    assert sr.host.left_open() == NOTHING
