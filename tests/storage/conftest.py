@@ -17,7 +17,7 @@ from lxml import etree
 
 from tests.lab.disks import Disk
 from tests.lab.machine import Firmware, Machine
-from tests.storage.pool import Host
+from tests.storage.pool import Host, Sr
 from tests.storage.tang import Tang
 
 _serial = itertools.count(1)
@@ -98,3 +98,26 @@ def tang(machine: Machine) -> Iterator[Tang]:
 @pytest.fixture(params=["1", "2"], ids=["luks1", "luks2"], scope="module")
 def luks_version(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="module")
+def locked_disk(machine: Machine) -> Disk:
+    return machine.add_disk("unlock", "256M")
+
+
+@pytest.fixture(scope="module")
+def locked_sr(host: Host, locked_disk: Disk, luks_version: str) -> Iterator[Sr]:
+    """An SR whose disk is for its module's tests to change, while it is locked."""
+    sr = host.create_unbound_sr(locked_disk, luks_version=luks_version)
+    sr.unplug()
+    yield sr
+    sr.plug()
+    sr.destroy()
+
+
+@pytest.fixture
+def restored(locked_sr: Sr, locked_disk: Disk) -> Iterator[Disk]:
+    """The disk of `locked_sr`; its header area is put back after the test."""
+    locked_sr.host.sh(f"dd if={locked_disk.by_id} of=/tmp/header bs=1M count=16 status=none")
+    yield locked_disk
+    locked_sr.host.sh(f"dd if=/tmp/header of={locked_disk.by_id} bs=1M conv=fsync status=none")

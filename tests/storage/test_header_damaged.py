@@ -3,36 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.lab.disks import Disk
-from tests.lab.machine import Machine
 from tests.storage.pool import Host, Sr
 
 
-@pytest.fixture(scope="module")
-def shared_disk(machine: Machine) -> Disk:
-    return machine.add_disk("unlock", "256M")
-
-
-@pytest.fixture(scope="module")
-def sr(host: Host, shared_disk: Disk, luks_version: str) -> Iterator[Sr]:
-    """A locked SR."""
-    sr = host.create_unbound_sr(shared_disk, luks_version=luks_version)
-    sr.unplug()
-    yield sr
-    sr.plug()
-    sr.destroy()
-
-
 @pytest.fixture
-def restored(sr: Sr, shared_disk: Disk) -> Iterator[Disk]:
-    """The SR's disk; its header area is put back after the test."""
-    sr.host.sh(f"dd if={shared_disk.by_id} of=/tmp/header bs=1M count=16 status=none")
-    yield shared_disk
-    sr.host.sh(f"dd if=/tmp/header of={shared_disk.by_id} bs=1M conv=fsync status=none")
+def sr(locked_sr: Sr) -> Sr:
+    return locked_sr
 
 
 def test_a_zeroed_header_is_named_and_nothing_is_formatted(sr: Sr, restored: Disk) -> None:

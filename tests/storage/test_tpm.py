@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.machine import Machine
+from tests.storage.attacks import edit
 from tests.storage.pool import Host, Sr
 
 
@@ -59,6 +60,27 @@ def test_a_hung_clevis_ends_as_an_error(sr: Sr) -> None:
     assert error.code in (6235, 6238)
     assert "60 seconds" in error.text
     assert "sleep 1000" not in sr.host.sh("ps ax")
+
+
+@pytest.mark.slow
+def test_a_sealed_key_with_options_for_the_tools_of_the_tpm_runs_nothing(sr: Sr) -> None:
+    """clevis-decrypt-tpm2 would hand the words that a header has for PCRs to tpm2_unseal."""
+    host, device = sr.host, sr.device
+    host.sh(f"dd if={device} of=/tmp/before bs=1M count=16 status=none")
+    edit(host, device, """
+import base64
+jwe = metadata["tokens"]["0"]["jwe"]
+protected = json.loads(base64.urlsafe_b64decode(jwe["protected"] + "=="))
+protected["clevis"]["tpm2"]["pcr_ids"] = "7,16 --tcti=cmd:touch${IFS}/tmp/owned"
+jwe["protected"] = base64.urlsafe_b64encode(json.dumps(protected).encode()).decode().rstrip("=")
+""")
+    try:
+        error = sr.refused()
+    finally:
+        host.sh(f"dd if=/tmp/before of={device} bs=1M conv=fsync status=none")
+    assert error.code == 6244
+    assert "pcr_ids" in error.text
+    assert "No such file" in host.sh("ls /tmp/owned 2>&1 || true")
 
 
 def test_a_changed_pcr_is_refused_until_the_next_boot(sr: Sr) -> None:

@@ -22,6 +22,7 @@ from . import process
 from .process import Outcome
 
 _SHEBANG = b"#!/usr/bin/python3\n"
+_CREATE = "<methodName>sr_create<"
 
 
 class Scripts:
@@ -42,9 +43,12 @@ class Scripts:
             )
 
     def run(self, argv: list[str], environment: Mapping[str, str]) -> Outcome:
-        """As process.run. A program that is no Python script is started as any other."""
+        """As process.run. A program that is no Python script is started as any other, and so is a
+        driver of the storage manager that makes an SR: there, luksext.pth has work to do when a
+        Python starts."""
+        stock_create = _CREATE in argv[-1] and not argv[0].endswith("/LUKSEXTSR")
         with open(argv[0], "rb") as program:
-            if program.readline() != _SHEBANG:
+            if program.readline() != _SHEBANG or stock_create:
                 return process.run(argv, environment)
         request = json.dumps({"argv": argv, "env": dict(environment)}).encode()
         reader, writer = os.pipe()
