@@ -30,6 +30,8 @@ RECOVERY_SLOT = 1
 
 _CLOSE_TRIES = 5
 _ERASED_MIB = 16
+# In sectors.
+_ERASED_END = 2048
 
 
 class LuksContainer:
@@ -210,6 +212,8 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
     with claims.held(device):
         check_formattable(device, options.force)
         _clear_start(device)
+        if options.force:
+            _clear_end(device)
     try:
         cryptsetup.luks_format(device, wanted, BINDING_SLOT, key)
         generation.write_identity(device, identity)
@@ -425,6 +429,14 @@ def erase_start(device: str) -> None:
     whatever was known of it before."""
     with claims.held(device):
         _clear_start(device)
+
+
+def _clear_end(device: str) -> None:
+    # There, others would find a RAID or a partition table, and might take the disk for theirs.
+    sectors = devices.size_of(device) // header.SECTOR
+    run(["dd", "if=/dev/zero", "of=" + device, "bs={}".format(header.SECTOR),
+         "count={}".format(_ERASED_END), "seek={}".format(sectors - _ERASED_END),
+         "conv=fsync,notrunc"], deadline=120)
 
 
 def _clear_start(device: str) -> None:

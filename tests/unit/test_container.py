@@ -370,6 +370,14 @@ def test_every_container_gets_the_given_uuid_and_a_key_of_256_bits_of_its_own(ho
     assert sorted(map(len, keys)) == [43, 43]
 
 
+def test_force_overwrites_the_end_of_the_device_too(host, programs):
+    device = host.disk("sdb", size=256 << 20)
+    container.format_container(device, headers.UUID, OURS, OPTIONS._replace(force=True), None)
+    assert programs.calls("dd")[1:] == [[
+        "dd", "if=/dev/zero", "of=" + device, "bs=512", "count=2048",
+        "seek={}".format((256 << 11) - 2048), "conv=fsync,notrunc"]]
+
+
 def test_a_passphrase_becomes_the_second_keyslot(host, programs):
     container.format_container(host.disk("sdb"), headers.UUID, OURS, OPTIONS, b"correct horse")
     added, note = programs.calls("cryptsetup")[-2:]
