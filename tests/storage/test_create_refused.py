@@ -119,7 +119,6 @@ USES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 def test_a_disk_in_use_is_refused_even_by_force(host: Host, disk: Disk, use: str) -> None:
     begin, end, named = USES[use]
@@ -136,7 +135,6 @@ def test_a_disk_in_use_is_refused_even_by_force(host: Host, disk: Disk, use: str
     assert host.left_open() == NOTHING
 
 
-@pytest.mark.slow
 def test_a_read_only_disk(host: Host, disk: Disk) -> None:
     host.sh(f"blockdev --setro {disk.by_id}")
     error = refuse(host, disk, force="true")

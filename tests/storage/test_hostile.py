@@ -47,7 +47,6 @@ def sr(locked_sr: Sr) -> Sr:
     return locked_sr
 
 
-@pytest.mark.slow
 def test_a_container_with_a_known_key_in_its_place_is_not_opened(sr: Sr, restored: Disk) -> None:
     uuid = sr.containers()[0]
     swap(sr.host, restored.by_id)
@@ -59,7 +58,6 @@ def test_a_container_with_a_known_key_in_its_place_is_not_opened(sr: Sr, restore
     assert "header-restore" in error.text
 
 
-@pytest.mark.slow
 def test_a_forged_second_copy_that_cryptsetup_prefers_is_not_opened(
         sr: Sr, restored: Disk, luks_version: str) -> None:
     if luks_version == "1":
@@ -75,7 +73,6 @@ def test_a_forged_second_copy_that_cryptsetup_prefers_is_not_opened(
     assert refused(sr).code == 6242
 
 
-@pytest.mark.slow
 def test_a_volume_key_that_was_never_recorded_is_after_a_plug(sr: Sr, restored: Disk) -> None:
     """As of an SR that was made by an earlier version of the driver."""
     recorded = sr.config("sm-config", "luks_containers")
