@@ -119,7 +119,6 @@ def test_create(kills: Kills, host: Host, create: Callable[[Disk], Sr],
                    lambda: create(disks[-1]).destroy(), clean)
 
 
-@pytest.mark.short
 def test_delete(kills: Kills, host: Host, create: Callable[[Disk], Sr],
                 new_disk: Callable[..., Disk]) -> None:
     steps = kills.steps("sr_delete", create(new_disk()).destroy)

@@ -119,6 +119,7 @@ USES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 def test_a_disk_in_use_is_refused_even_by_force(host: Host, disk: Disk, use: str) -> None:
     begin, end, named = USES[use]

@@ -12,6 +12,9 @@ import pytest
 from tests.lab.disks import Disk
 from tests.storage.pool import Host, XeError
 
+# Minutes of a guest: not in `make test` yet.
+pytestmark = pytest.mark.slow
+
 DROP_IN = "/etc/xapi.conf.d/~luksext.conf"
 GC_DROP_INS = "/etc/systemd/system/SMGC@.service.d"
 RESTART = "xe-toolstack-restart"

@@ -17,6 +17,9 @@ from tests.lab.disks import Disk
 from tests.storage.attacks import edit, opens_by_hand, patch, swap
 from tests.storage.pool import NOTHING, Host, Sr, XeError
 
+# Minutes of a guest: not in `make test` yet.
+pytestmark = pytest.mark.slow
+
 # Seconds, in an emulated guest.
 AT_ONCE = 30
 

@@ -15,6 +15,9 @@ from tests.lab.machine import Machine
 from tests.storage.orchestra import Node, XoError
 from tests.storage.pool import NOTHING, Host, Sr
 
+# Minutes of a guest: not in `make test` yet.
+pytestmark = pytest.mark.slow
+
 REST = "/rest/v0/plugins/luksext"
 
 
