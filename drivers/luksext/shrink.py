@@ -26,8 +26,7 @@ _MIB = 1 << 20
 _CHANGES_LEAST = 256 * _MIB
 _CHANGES_SHARE = 50000
 
-# Seconds. Checks read all tables of the filesystem: minutes for tens of terabytes.
-_DEADLINE = 7200
+# Seconds. What is merged is what was moved and tables: a slow disk needs minutes.
 _MERGE_DEADLINE = 3600
 _POLL = 0.2
 
