@@ -20,9 +20,13 @@ PAYLOAD_SECTORS = 32768
 TOKENS_SINCE = (2, 0, 4)
 
 # Exit statuses (cryptsetup(8), RETURN CODES).
+_FAILURE = 1
 _WRONG_KEY = 2
 _NO_DEVICE = 4
 _BUSY = 5
+
+# In re-encryption a wrong key has no status of its own (2.6.1: 1, as for any failure).
+_NO_KEYSLOT = b"No usable keyslot is available"
 
 # It said so itself, or the kernel killed it to get memory (SIGKILL, as Python tells it).
 _NO_MEMORY = (3, -9)
@@ -127,12 +131,15 @@ def opens(device: str, slot: Optional[int], key: bytes) -> bool:
 def _open(device: str, slot: Optional[int], key: bytes, *options: str,
           name: Sequence[str] = ()) -> bool:
     named = [] if slot is None else ["--key-slot", str(slot)]
-    status = run(["cryptsetup", "open", "--type", "luks", *named, "--key-file", "-", *options,
-                  device, *name], stdin=key, deadline=_UNLOCK_DEADLINE,
-                 accept=(0, _WRONG_KEY, *_NO_MEMORY)).status
-    if status in _NO_MEMORY:
+    argv = ["cryptsetup", "open", "--type", "luks", *named, "--key-file", "-", *options, device,
+            *name]
+    result = run(argv, stdin=key, deadline=_UNLOCK_DEADLINE,
+                 accept=(0, _FAILURE, _WRONG_KEY, *_NO_MEMORY))
+    if result.status in _NO_MEMORY:
         raise MemoryShort(device)
-    return status == 0
+    if result.status == _FAILURE and _NO_KEYSLOT not in result.stderr:
+        raise CommandFailed(" ".join(argv), result.status, result.message)
+    return result.status == 0
 
 
 def add_key(device: str, slot: int, key: bytes, new: bytes) -> None:

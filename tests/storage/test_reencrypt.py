@@ -182,7 +182,7 @@ def test_a_program_that_was_killed_leaves_an_sr_that_the_next_boot_repairs(sr: S
     sr.host.sh("sync")
     start(sr)
     until(sr, at_work)
-    sr.host.sh("kill -9 $(pgrep -f 'cryptsetup reencrypt')")
+    sr.host.sh("kill -9 $(pgrep -x cryptsetup)")
     found = progress(sr)[0]
     if found == "stuck":
         assert call(sr, "reencrypt.resume(found)")[0] == 6283

@@ -109,6 +109,15 @@ def test_a_key_is_tried_without_opening_the_volume(programs, status, opens):
     assert programs.stdin("cryptsetup") == KEY
 
 
+def test_in_reencryption_a_wrong_key_is_told_by_what_is_said(programs):
+    programs.add("cryptsetup", "echo 'No usable keyslot is available.' >&2; exit 1")
+    assert cryptsetup.opens("/dev/sdb", None, KEY) is False
+    assert "--key-slot" not in programs.calls("cryptsetup")[0]
+    programs.add("cryptsetup", "echo 'Device /dev/sdb does not exist.' >&2; exit 1")
+    with pytest.raises(CommandFailed, match="does not exist"):
+        cryptsetup.opens("/dev/sdb", None, KEY)
+
+
 @pytest.mark.parametrize("random, pbkdf", [
     (True, ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]),
     (False, ["--pbkdf", "argon2id", "--pbkdf-memory", "131072", "--pbkdf-parallel", "2",
