@@ -40,11 +40,12 @@ _VBD_FIELDS = ("userdevice", "bootable", "mode", "type", "unpluggable", "empty",
 _HELD_TYPES = ("suspend", "ha_statefile", "redo_log", "crashdump")
 
 
-def adopt(session, host, sr_uuid, pin, passphrase=None):
+def adopt(session, host, sr_uuid, pin, passphrase=None, device_config=()):
     """Adopts the SR of this `host`, or goes on with an adoption that was interrupted.
 
     pin: what to bind a container to that has no binding which opens it. passphrase: bytes, opens
     such a container; where given, it is noted as a recovery passphrase that is known to work.
+    device_config: options, as for `xe sr-create`, that the SR gets beside those it has.
 
     Returns what was done, for people and programs. Raises NotAdoptable, SrNotAdoptable,
     UnlockRefused's children with XAPI unchanged; AdoptionUnfinished afterwards.
@@ -57,7 +58,7 @@ def adopt(session, host, sr_uuid, pin, passphrase=None):
             bound = [disk.container.device for index, disk in enumerate(disks)
                      if containers.take(disk.container, Identity(sr_uuid, index, len(disks)),
                                         pin, passphrase)]
-            _store(sr_uuid).save(_NOTE, _noted(session, sr, disks))
+            _store(sr_uuid).save(_NOTE, _noted(session, sr, disks, device_config))
         note = _store(sr_uuid).load(_NOTE)
         if not note:
             raise SrNotAdoptable(
@@ -134,7 +135,7 @@ def check_unused(session, sr, record):
 # What is noted
 
 
-def _noted(session, sr, disks):
+def _noted(session, sr, disks, device_config):
     """All that XAPI forgets with the SR, as JSON takes it."""
     record = session.xenapi.SR.get_record(sr)
     # Those that are not managed are SM's own: it knows all about them, and collects them.
@@ -147,7 +148,8 @@ def _noted(session, sr, disks):
         "devices": lasting,
         "sr": dict(rows.picked(record, _SR_FIELDS),
                    sm_config=dict(record["sm_config"], **{luksext_xapi.RECORDS: recorded})),
-        "pbd": {"device_config": dict(pbd["device_config"], device=",".join(lasting)),
+        "pbd": {"device_config": dict(pbd["device_config"], **dict(device_config,
+                                                                   device=",".join(lasting))),
                 "other_config": pbd["other_config"]},
         "vdis": {vdi["uuid"]: _noted_vdi(session, vdi) for vdi in vdis},
         "vbds": [_noted_vbd(session, vdi, vbd) for vdi in vdis for vbd in vdi["VBDs"]],

@@ -28,13 +28,14 @@ def encrypt(session, host, sr_uuid, device_config):
                 "The SR {} of this host is no ext SR, and no encryption of it was begun.".format(
                     sr_uuid),
                 "List the ext SRs with: xe sr-list type=ext")
-        wanted, disks = _options(sr_uuid, device_config), []
+        wanted = _options(sr_uuid, device_config)
         if is_ext:
-            disks = _unplugged(session, host, sr, sr_uuid, wanted)
-        recovery_key = inplace.begin(sr_uuid, disks, wanted)
+            inplace.begin(sr_uuid, _unplugged(session, host, sr, sr_uuid, wanted), wanted)
+        recovery_key = inplace.recovery_key(sr_uuid)
+        discard = {"discard": "true"} if wanted.discard else {}
         done = {"sr_uuid": sr_uuid}
         if is_ext or luksext_adopt.is_begun(sr_uuid):
-            done = luksext_adopt.adopt(session, host, sr_uuid, wanted.pin)
+            done = luksext_adopt.adopt(session, host, sr_uuid, wanted.pin, device_config=discard)
         inplace.end(sr_uuid)
         return dict(
             done, recovery_key=recovery_key,

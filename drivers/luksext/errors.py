@@ -6,7 +6,7 @@ what to type next. XAPI shows the code as ``SR_BACKEND_FAILURE_<code>``. The ran
 ours: no branch of the storage manager uses it (its codes are in XE_SR_ERRORCODES.xml).
 """
 import shlex
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 from luksext.untrusted import escaped, shown
 
@@ -807,6 +807,18 @@ class NoRoom(LuksError):
             "changed.".format(
                 path, mib),
             "Delete or move something from it (see `df -h`), then run the command again.")
+
+
+class InPlaceBegun(LuksError):
+    """An encryption in place that is to go on with other options than it was begun with."""
+
+    code = 6279
+
+    def __init__(self, sr_uuid: str, given: Dict[str, str]) -> None:
+        super().__init__(
+            "The SR {} is half encrypted in place, with other options: {}.".format(
+                sr_uuid, ", ".join("{}={}".format(*option) for option in sorted(given.items()))),
+            "Run the command again with these. Binding and cipher can be changed when it is done.")
 
 
 class ReencryptionKeys(LuksError):

@@ -10,6 +10,7 @@ The header takes no binding until the end. So its only key is a recovery key, an
 that waits in the notes of this host.
 """
 import contextlib
+import json
 import os
 import uuid as uuids
 from typing import Any, Dict, List, NamedTuple
@@ -19,7 +20,7 @@ from luksext import (begun, clevis, contents, cryptsetup, devices, header, keys,
 from luksext.begun import Begun
 from luksext.clevis import Pin
 from luksext.cryptsetup import PAYLOAD_SECTORS, Format
-from luksext.errors import DeviceNotEmpty, InPlaceImpossible
+from luksext.errors import DeviceNotEmpty, InPlaceBegun, InPlaceImpossible
 from luksext.generation import SUBSYSTEM, Identity, now
 from luksext.options import Options
 from luksext.run import require
@@ -65,31 +66,34 @@ def check(sr_uuid: str, paths: List[str], pin: Pin) -> None:
     clevis.unseal(clevis.seal(pin, clevis.new_key()))
 
 
-def begin(sr_uuid: str, paths: List[str], options: Options) -> str:
-    """Makes containers of all disks of the unplugged SR, whose data are in clear still; returns the
-    recovery key that opens all of them.
+def begin(sr_uuid: str, paths: List[str], options: Options) -> None:
+    """Makes containers of all disks of the unplugged SR, whose data are in clear still; the same
+    recovery key opens all of them.
 
-    paths: all disks of the SR, by names that last. Called again after an interruption, it goes on
-    with what was given first.
-    Raises InPlaceImpossible, NoRoom, UnlockRefused's children with no data changed.
+    paths: all disks of the SR, by names that last. Called again after an interruption, it goes on;
+    once the first disk is at work, only with the same `options`.
+    Raises NoRoom, UnlockRefused's children with no data changed; InPlaceBegun.
     """
     store = state.Store(sr_uuid)
     note = store.load(_NOTE)
-    if not note:
+    disks = _disks(sr_uuid, note)
+    if not any(disk.is_begun for disk in disks):
         note = _note(sr_uuid, paths, options)
         store.save(_NOTE, note)
-    disks = [_Disk(path, os.path.join(store.folder, "start-{}".format(index)),
-                   Format(2, uuid, note["cipher"], note["key_bits"],
-                          str(Identity(sr_uuid, index, len(note["paths"]))), SUBSYSTEM))
-             for index, (path, uuid) in enumerate(zip(note["paths"], note["uuids"]))]
-    if not any(disk.is_begun for disk in disks):
+        disks = _disks(sr_uuid, note)
         group = lvm.GROUP_PREFIX + sr_uuid
         shrink.shrink(group, sr_uuid, 2 * _START_BYTES)
         lvm.deactivate_all(group)
+    elif note["given"] != _given(options):
+        raise InPlaceBegun(sr_uuid, note["given"])
     key = clevis.unseal(note["jwe"])
     for disk in disks:
         _make_container(disk, key, note["jwe"])
-    return key.decode("ascii")
+
+
+def recovery_key(sr_uuid: str) -> str:
+    """That of an SR whose disks are all containers, until `end`. Raises UnlockRefused's children."""
+    return clevis.unseal(state.Store(sr_uuid).load(_NOTE)["jwe"]).decode("ascii")
 
 
 def end(sr_uuid: str) -> None:
@@ -109,7 +113,24 @@ def _note(sr_uuid: str, paths: List[str], options: Options) -> Dict[str, Any]:
     if clevis.unseal(jwe) != key:
         raise InPlaceImpossible(sr_uuid, "what clevis unseals is not what it sealed")
     return {"jwe": jwe, "paths": paths, "uuids": [str(uuids.uuid4()) for _ in paths],
-            "cipher": options.cipher, "key_bits": options.key_bits}
+            "cipher": options.cipher, "key_bits": options.key_bits, "given": _given(options)}
+
+
+def _given(options: Options) -> Dict[str, str]:
+    """The options as they are typed."""
+    return {"pin": options.pin.name, "pin-config": json.dumps(options.pin.config, sort_keys=True),
+            "cipher": options.cipher, "key-size": str(options.key_bits),
+            "discard": json.dumps(options.discard)}
+
+
+def _disks(sr_uuid: str, note: Dict[str, Any]) -> List[_Disk]:
+    """Those of the SR as noted; empty without note."""
+    folder = state.Store(sr_uuid).folder
+    paths = note.get("paths", [])
+    return [_Disk(path, os.path.join(folder, "start-{}".format(index)),
+                  Format(2, uuid, note["cipher"], note["key_bits"],
+                         str(Identity(sr_uuid, index, len(paths))), SUBSYSTEM))
+            for index, (path, uuid) in enumerate(zip(paths, note.get("uuids", [])))]
 
 
 def _make_container(disk: _Disk, key: bytes, jwe: str) -> None:

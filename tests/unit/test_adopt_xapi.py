@@ -93,8 +93,9 @@ class Host:
         container.identity = identity
         return passphrase is not None
 
-    def adopt(self, passphrase=None):
-        return luksext_adopt.adopt(self.xapi, self.this, headers.SR, PIN, passphrase)
+    def adopt(self, passphrase=None, **device_config):
+        return luksext_adopt.adopt(self.xapi, self.this, headers.SR, PIN, passphrase,
+                                   device_config)
 
     def told(self):
         """All that XAPI knows, with UUIDs for references; UUIDs that must change are left out."""
@@ -157,6 +158,12 @@ def test_everything_is_kept_but_the_type(host):
         "vdis_lost": [], "vdi_types_changed": ["root"]}
     assert host.taken == [(Identity(headers.SR, 0, 1), PIN, None)]
     assert host.container.closed == 1
+
+
+def test_options_that_it_gets_are_in_the_pbd_beside_those_it_had(host):
+    host.adopt(discard="true")
+    assert host.told()["PBD"][0]["device_config"] == {"device": "/dev/disk/by-id/x",
+                                                      "discard": "true"}
 
 
 def test_the_passphrase_goes_to_the_container_and_nowhere_else(host, tmp_path):

@@ -10,8 +10,8 @@ from fake_luks import every_cut
 from luksext import (begun, clevis, header, inplace, keys, keyslots, options, reencrypt, state)
 from luksext.begun import Begun
 from luksext.clevis import Pin
-from luksext.errors import (DeviceNotEmpty, InPlaceImpossible, LuksError, NoBinding, NoRoom,
-                            ToolMissing, TpmRefuses)
+from luksext.errors import (DeviceNotEmpty, InPlaceBegun, InPlaceImpossible, LuksError, NoBinding,
+                            NoRoom, ToolMissing, TpmRefuses)
 
 SR = headers.SR
 START = bytes(range(256)) * 4096
@@ -98,8 +98,9 @@ def stepping(host, function):
     return step
 
 
-def begin(host):
-    return inplace.begin(SR, host.paths, OPTIONS)
+def begin(host, options=OPTIONS):
+    inplace.begin(SR, host.paths, options)
+    return inplace.recovery_key(SR)
 
 
 def check(host, key):
@@ -148,6 +149,25 @@ def test_killed_at_any_moment_the_next_call_goes_on_with_nothing_lost(host):
     for number in moments(host):
         cut_short(host, number)
         check(host, begin(host))
+
+
+OTHERS = [{"pin": "null"}, {"pin-config": '{"pcr_ids":"7"}'}, {"cipher": "serpent-xts-plain64"},
+          {"key-size": "256"}, {"discard": "true"}]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=[next(iter(other)) for other in OTHERS])
+def test_with_other_options_it_begins_anew_or_does_not_go_on_never_half_and_half(host, other):
+    wanted = options.parse(dict({"device": "/dev/disk"}, **other))
+    for number in moments(host):
+        cut_short(host, number)
+        before = [host.start(path) for path in host.paths]
+        try:
+            check(host, begin(host, wanted))
+            assert before == [START, START]
+        except InPlaceBegun as error:
+            assert "pin=tpm2, pin-config={}" in str(error)
+            assert [host.start(path) for path in host.paths] == before
+            check(host, begin(host))
 
 
 def test_a_disk_that_carries_something_else_by_now_is_not_written_to(host):

@@ -25,6 +25,7 @@ class Host:
         for module, name in ((inplace, "check"), (inplace, "begin"), (inplace, "end"),
                              (luksext_adopt, "adopt")):
             monkeypatch.setattr(module, name, getattr(self, name))
+        monkeypatch.setattr(inplace, "recovery_key", lambda sr_uuid: KEY)
         monkeypatch.setattr(inplace, "is_begun", lambda sr_uuid: self.begun)
         monkeypatch.setattr(luksext_adopt, "is_begun", lambda sr_uuid: self.adopting)
         monkeypatch.setattr(luksext_adopt, "check_unused",
@@ -36,16 +37,14 @@ class Host:
         self.done.append("check")
 
     def begin(self, sr_uuid, paths, wanted):
-        if paths:
-            assert not self.xapi.row("PBD", self.pbd)["currently_attached"]
+        assert not self.xapi.row("PBD", self.pbd)["currently_attached"]
         self.done.append(paths)
-        return KEY
 
     def end(self, sr_uuid):
         self.done.append("end")
 
-    def adopt(self, session, host, sr_uuid, pin):
-        self.done.append("adopt by " + pin.name)
+    def adopt(self, session, host, sr_uuid, pin, device_config):
+        self.done.append(" ".join(["adopt by", pin.name, *device_config]))
         return {"sr_uuid": sr_uuid}
 
     def encrypt(self, **config):
@@ -65,19 +64,24 @@ def test_it_is_checked_unplugged_encrypted_and_adopted_and_the_key_is_told(host)
                          "adopt by tang", "end"]
 
 
+def test_the_sr_gets_the_discard_that_was_wished_for(host):
+    host.encrypt(discard="true")
+    assert "adopt by tpm2 discard" in host.done
+
+
 def test_a_call_after_xapi_forgot_the_sr_goes_on(host):
     host.begun = host.adopting = True
     host.xapi.tables["PBD"].clear()
     host.xapi.tables["SR"].clear()
     assert host.encrypt()["recovery_key"] == KEY
-    assert host.done == [[], "adopt by tpm2", "end"]
+    assert host.done == ["adopt by tpm2", "end"]
 
 
 def test_a_call_after_the_adoption_only_tells_the_key_again(host):
     host.begun = True
     host.xapi.tables["SR"][host.sr]["type"] = "luksext"
     assert host.encrypt()["recovery_key"] == KEY
-    assert host.done == [[], "end"]
+    assert host.done == ["end"]
 
 
 @pytest.mark.parametrize("sr_type", ["luksext", "lvm", "nfs"])
