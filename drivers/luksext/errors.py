@@ -6,7 +6,7 @@ what to type next. XAPI shows the code as ``SR_BACKEND_FAILURE_<code>``. The ran
 ours: no branch of the storage manager uses it (its codes are in XE_SR_ERRORCODES.xml).
 """
 import shlex
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 from luksext.untrusted import escaped, shown
 
@@ -814,10 +814,10 @@ class InPlaceBegun(LuksError):
 
     code = 6279
 
-    def __init__(self, sr_uuid: str, given: Dict[str, str]) -> None:
+    def __init__(self, sr_uuid: str, given: List[str]) -> None:
         super().__init__(
             "The SR {} is half encrypted in place, with other options: {}.".format(
-                sr_uuid, ", ".join("{}={}".format(*option) for option in sorted(given.items()))),
+                sr_uuid, ", ".join(given)),
             "Run the command again with these. Binding and cipher can be changed when it is done.")
 
 

@@ -92,7 +92,7 @@ def begin(sr_uuid: str, paths: List[str], options: Options) -> None:
 
 
 def recovery_key(sr_uuid: str) -> str:
-    """That of an SR whose disks are all containers, until `end`. Raises UnlockRefused's children."""
+    """That of an SR whose disks are containers, until `end`. Raises UnlockRefused's children."""
     return clevis.unseal(state.Store(sr_uuid).load(_NOTE)["jwe"]).decode("ascii")
 
 
@@ -116,11 +116,12 @@ def _note(sr_uuid: str, paths: List[str], options: Options) -> Dict[str, Any]:
             "cipher": options.cipher, "key_bits": options.key_bits, "given": _given(options)}
 
 
-def _given(options: Options) -> Dict[str, str]:
+def _given(options: Options) -> List[str]:
     """The options as they are typed."""
-    return {"pin": options.pin.name, "pin-config": json.dumps(options.pin.config, sort_keys=True),
-            "cipher": options.cipher, "key-size": str(options.key_bits),
-            "discard": json.dumps(options.discard)}
+    return ["pin=" + options.pin.name,
+            "pin-config=" + json.dumps(options.pin.config, sort_keys=True),
+            "cipher=" + options.cipher, "key-size={}".format(options.key_bits),
+            "discard=" + json.dumps(options.discard)]
 
 
 def _disks(sr_uuid: str, note: Dict[str, Any]) -> List[_Disk]:

@@ -29,6 +29,7 @@ ARGUMENTS = {
     "alert": "LUKS-W099", "known": ["LUKS-W001", "LUKS-W002"],
     "verb": "rebind", "problem": "needs the argument slot",
     "vdis": ["VDI-1", "VDI-2"], "printed": "garbage", "container": 1 << 30, "disk": 1 << 29,
+    "given": ["pin=tang", "discard=true"],
 }
 
 # What an error must name so that an administrator knows where to look.
@@ -68,6 +69,7 @@ def test_codes_are_stable():
         "NotAdoptable": 6270, "SrNotAdoptable": 6271, "AdoptionUnfinished": 6272,
         "SrNotEmpty": 6273,
         "NotPlugged": 6275, "DiskShrank": 6276, "InPlaceImpossible": 6277, "NoRoom": 6278,
+        "InPlaceBegun": 6279,
         "DiskFails": 6292, "MemoryShort": 6293,
         "TimeOver": 6294, "ToolBroken": 6295,
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
