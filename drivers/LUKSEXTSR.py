@@ -193,6 +193,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
                         undo.add(container.close)
             if not devices.is_mapped(self._volume):
                 undo.add(self._deactivate)
+                luksext_xapi.forget_activations(self.session, self.sr_ref)
             with self._working_inside(found):
                 super(LUKSEXTSR, self).attach(sr_uuid)
             undo.forget()

@@ -18,6 +18,8 @@ RECOVERY = "luks_recovery_key"
 ALERTS = "luks_alerts"
 EMPTIED = "luks_emptied"
 
+# A key of VDI.sm_config, of the storage manager.
+ACTIVATING = "activating"
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
 
@@ -79,6 +81,19 @@ def is_emptied(session, sr_ref):
 def is_being_destroyed(session, sr_ref):
     """Whether XAPI is destroying the SR; it attaches it for that first."""
     return "destroy" in session.xenapi.SR.get_current_operations(sr_ref).values()
+
+
+def forget_activations(session, sr_ref):
+    """Removes from the VDIs of an SR, of which nothing is open, that one is being activated.
+
+    Whoever dies at an activation leaves that note of blktap2 (`_add_tag`). The VDI is activated
+    and its chain relinked only without it, and the storage manager never removes it
+    (xapi-project/sm, issue 803), unlike the notes that it makes with it: `resetvdis.reset_sr`.
+    """
+    vdis = session.xenapi.VDI.get_all_records_where('field "SR" = "{}"'.format(sr_ref))
+    for ref, vdi in vdis.items():
+        if ACTIVATING in vdi["sm_config"]:
+            session.xenapi.VDI.remove_from_sm_config(ref, ACTIVATING)
 
 
 def vms_with(session, host, device):

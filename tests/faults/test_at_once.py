@@ -17,7 +17,6 @@ from tests.faults.campaign import Campaign
 from tests.faults.survivor import Survivor, luksext, replaced, survivor
 from tests.lab.disks import Disk
 from tests.lab.machine import Machine
-from tests.lab.xapi.cli.client import Client
 from tests.storage.pool import Host, Sr
 
 Call = tuple[str, list[Any]]
@@ -35,8 +34,7 @@ def pair(host: Host, machine: Machine) -> Iterator[tuple[Survivor, Survivor]]:
 
 
 def ref(host: Host, cls: str, uuid: str) -> str:
-    client = Client(f"127.0.0.1:{host.machine.http_port}")
-    return client.ref(cls, uuid)
+    return host.client().ref(cls, uuid)
 
 
 def at_once(host: Host, calls: list[Call]) -> list[Any]:
@@ -45,7 +43,7 @@ def at_once(host: Host, calls: list[Call]) -> list[Any]:
     start = threading.Barrier(len(calls))
 
     def run(place: int, method: str, arguments: list[Any]) -> None:
-        client = Client(f"127.0.0.1:{host.machine.http_port}")
+        client = host.client()
         start.wait()
         try:
             answers[place] = client.call(method, *arguments)

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.lab.disks import Disk
 from tests.lab.machine import Machine
 from tests.lab.xapi.cli import main as xe
-from tests.lab.xapi.cli.client import SOCKET
+from tests.lab.xapi.cli.client import SOCKET, Client
 
 VDI_SIZE = 8 * 1024 * 1024
 
@@ -138,6 +138,10 @@ class Host:
         if status:
             raise XeError(out.getvalue() + err.getvalue())
         return out.getvalue().strip()
+
+    def client(self) -> Client:
+        """A session of the API, for what `xe` cannot say, or not at once with another."""
+        return Client(f"127.0.0.1:{self.machine.http_port}")
 
     @property
     def uuid(self) -> str:

@@ -59,12 +59,16 @@ def test_it_is_plugged_after_a_boot_with_the_disks_renumbered(
 
 
 def test_it_is_plugged_after_a_power_cut(sr: Sr, luks1_sr: Sr) -> None:
+    """In the middle of the activation of a VDI: the storage manager's note of that is gone."""
     vdi = sr.create_vdi()
+    client = sr.host.client()
+    client.call("VDI.add_to_sm_config", client.ref("VDI", vdi), "activating", "True")
     sr.host.sh("sync")
     sr.host.machine.power_cut()
     sr.host.machine.start()
     assert sr.attached
     assert luks1_sr.attached
+    assert "activating" not in sr.host.xe("vdi-param-get", uuid=vdi, param_name="sm-config")
     assert vdi in sr.host.xe("vdi-list", sr_uuid=sr.uuid, minimal=True)
     sr.host.xe("vdi-destroy", uuid=vdi)
 

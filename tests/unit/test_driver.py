@@ -54,6 +54,7 @@ class Xapi:
         self.operations = {}
         self.messages = []
         self.secrets = {}
+        self.vdis = {}
         self.pbds = {"PBD": {"host": "HOST", "SR": "SR", "device_config": device_config}}
         self.xenapi = self
         self.SR = SimpleNamespace(
@@ -64,6 +65,11 @@ class Xapi:
             get_record=lambda ref: {"uuid": SR, "sm_config": dict(self.sm_config)},
             get_all_records=lambda: {"SR": {"uuid": SR, "sm_config": dict(self.sm_config)}},
             get_current_operations=lambda ref: dict(self.operations))
+        self.VDI = SimpleNamespace(
+            get_all_records_where=lambda query: (
+                {ref: {"sm_config": dict(config)} for ref, config in self.vdis.items()}
+                if query == 'field "SR" = "SR"' else {}),
+            remove_from_sm_config=lambda ref, key: self.vdis[ref].pop(key, None))
         self.PBD = SimpleNamespace(
             get_all_records=lambda: self.pbds,
             get_device_config=lambda ref: dict(self.pbds[ref]["device_config"]),
@@ -483,6 +489,20 @@ def test_attach_twice_is_no_error(lab):
     made.attach(SR)
     made.attach(SR)
     assert lab.open_mappings() == ["dm-sdb"]
+
+
+def test_attach_forgets_activations_that_nobody_ended_before_anything_is_open(lab, monkeypatch):
+    made, _ = created(lab)
+    made.session.vdis = {"died": {"activating": "True", "vdi_type": "vhd"},
+                         "whole": {"vdi_type": "vhd"}}
+    lab.fail_at = "attach"
+    failure(lab, made.attach, SR)
+    assert made.session.vdis == {"died": {"vdi_type": "vhd"}, "whole": {"vdi_type": "vhd"}}
+    made.session.vdis["died"]["activating"] = "True"
+    lab.fail_at = None
+    monkeypatch.setattr(devices, "is_mapped", lambda name: name == made._volume)
+    made.attach(SR)
+    assert "activating" in made.session.vdis["died"]
 
 
 def test_a_container_that_another_process_opens_meanwhile_is_taken_as_it_is(lab):
