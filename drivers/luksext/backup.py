@@ -73,6 +73,14 @@ def list_of(luks_uuid: str) -> List[Backup]:
     return found
 
 
+def of_disk(device: str) -> List[str]:
+    """The LUKS UUIDs of the containers that were on the disk `device` when this host backed them
+    up, by the name that the disk's maker gave it; none for a disk without one."""
+    name = devices.world_wide_name(device)
+    return [uuid for uuid in state.known()
+            if name and any(backup.disk == name for backup in list_of(uuid))]
+
+
 def is_fresh(container: LuksContainer) -> bool:
     """Whether the newest backup on this host is what is on the disk now."""
     backups = list_of(container.uuid)

@@ -108,7 +108,7 @@ def _do(verb: Verb, arguments: argparse.Namespace) -> Dict[str, Any]:
     if verb.name == "status" and not arguments.sr_uuid:
         return {"schema": status.SCHEMA,
                 "srs": [status.of(sr) for sr in repository.all_of_host()]}
-    return verbs.run(verb, _sr(arguments.sr_uuid), given, _user())
+    return verbs.run(verb, _sr(verb, arguments.sr_uuid), given, _user())
 
 
 def _examine() -> Dict[str, Any]:
@@ -132,20 +132,23 @@ def _value(parameter: Parameter, arguments: argparse.Namespace) -> Optional[str]
     return None
 
 
-def _sr(sr_uuid: Optional[str]) -> Repository:
+def _sr(verb: Verb, sr_uuid: Optional[str]) -> Repository:
     """The SR that is meant: the given one, else the only one of this host."""
+    find = repository.remaining if verb.mends else repository.identified
     if sr_uuid:
-        return repository.identified(sr_uuid)
+        return find(sr_uuid)
     found = list(repository.all_of_host())
     if len(found) == 1:
-        return repository.identified(found[0].uuid)
+        return find(found[0].uuid)
     raise _which([sr.uuid for sr in found])
 
 
 def _which(sr_uuids: List[str]) -> LuksError:
     if not sr_uuids:
         return LuksError("This host has no disk of an encrypted SR.",
-                         "List the disks with `lsblk -o NAME,SIZE,FSTYPE,LABEL`.")
+                         "List the disks with `lsblk -o NAME,SIZE,FSTYPE,LABEL`. An SR whose "
+                         "header is lost has to be named: luksext header-restore --sr-uuid=SR "
+                         "--device=DISK")
     return LuksError("This host has several encrypted SRs: {}.".format(", ".join(sr_uuids)),
                      "Name one by --sr-uuid.")
 

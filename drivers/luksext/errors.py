@@ -268,7 +268,7 @@ class HeaderMissing(LuksError):
             "{} has no LUKS header: it was never encrypted, or its first sectors were "
             "overwritten. Nothing was changed.".format(device),
             "Check with `lsblk -f` that this is the right disk. If it is, restore a header "
-            "backup: cryptsetup luksHeaderRestore {} --header-backup-file FILE".format(device))
+            "backup: luksext header-restore --sr-uuid=SR --device={}".format(device))
 
 
 class HeaderDamaged(LuksError):
@@ -279,8 +279,8 @@ class HeaderDamaged(LuksError):
     def __init__(self, device: str, reason: str) -> None:
         super().__init__(
             "The LUKS header of {} is damaged: {}. Nothing was changed.".format(device, reason),
-            "Try `cryptsetup repair {0}`; else restore a header backup: cryptsetup "
-            "luksHeaderRestore {0} --header-backup-file FILE".format(device))
+            "Try `cryptsetup repair {0}`; else restore a header backup: luksext header-restore "
+            "--sr-uuid=SR --device={0}".format(device))
 
 
 class HeaderMismatch(LuksError):
@@ -341,7 +341,8 @@ class BackupMissing(LuksError):
     def __init__(self, luks_uuid: str) -> None:
         super().__init__(
             "This host has no header backup of the LUKS container {}.".format(luks_uuid),
-            "Use one that was exported: luksext header-restore --content-file=FILE")
+            "Use one that was exported: luksext header-restore --sr-uuid=SR --device=DISK "
+            "--content-file=FILE")
 
 
 class BackupDamaged(LuksError):

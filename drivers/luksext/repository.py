@@ -65,6 +65,11 @@ def identified(sr_uuid: str, hints: Sequence[str] = ()) -> Repository:
     return _unrecorded(sr_uuid, containers.find_identified(sr_uuid, list(hints)))
 
 
+def remaining(sr_uuid: str) -> Repository:
+    """The SR with those disks of this host that name it; none where all headers are lost."""
+    return next((sr for sr in all_of_host() if sr.uuid == sr_uuid), Repository(sr_uuid, [], []))
+
+
 def all_of_host() -> Iterator[Repository]:
     """Every SR that has a disk in this host, by what the disks say; disks may be missing."""
     by_sr: Dict[str, Dict[int, LuksContainer]] = {}

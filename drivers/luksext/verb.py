@@ -33,7 +33,7 @@ class Verb(NamedTuple):
     """One thing that an administrator can do to an SR.
 
     audited: it makes, uses or hands out keys: it is done alone, audited, and headers that changed
-    are backed up.
+    are backed up. mends: it is for an SR of which disks may have lost their headers.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Verb(NamedTuple):
     parameters: Tuple[Parameter, ...]
     run: Callable[[Repository, Arguments], Dict[str, Any]]
     audited: bool = True
+    mends: bool = False
 
 
 RECOVERY_KEY = Parameter(

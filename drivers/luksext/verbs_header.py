@@ -56,12 +56,16 @@ def _exported(one: Backup, folder: Optional[str]) -> Dict[str, Any]:
 def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """Writes a backup over the header of a disk, which is then read again to prove it."""
     device = path("header-restore", arguments, "device") or ""
-    uuid = arguments.get("luks-uuid") or _lost(sr)
+    uuid = arguments.get("luks-uuid") or _lost(sr, device)
     force = truth("header-restore", arguments, FORCE.name)
     file = path("header-restore", arguments, "content-file")
     if file is not None:
         content = _read(file)
     else:
+        if not uuid:
+            raise ArgumentInvalid(
+                "header-restore", "knows of no backup of what was on {}".format(shown(device)),
+                "luks-uuid of one that this host keeps, or content-file, one that was exported")
         content = backup.export(_of_this_host("header-restore", uuid, arguments))
     recorded = {record.uuid: record.volume_key for record in sr.records if record is not None}
     restored = backup.restore(device, content, uuid, force, recorded.get(uuid, ""))
@@ -71,19 +75,26 @@ def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
                 sr.uuid)}
 
 
-def _lost(sr: Repository) -> str:
-    """The LUKS UUID of the one disk that is recorded and cannot be read; "" where none is known."""
+def _lost(sr: Repository, device: str) -> str:
+    """The LUKS UUID of the container whose header `device` lost; "" where none is known.
+
+    The recorded one that cannot be read; without a record, as on the console, what this host backed
+    up of the disk."""
     readable = [container.uuid for container in sr.readable]
-    lost = [uuid for uuid in _luks_uuids(sr) if uuid not in readable]
+    known = _recorded(sr) or backup.of_disk(device)
+    lost = [uuid for uuid in known if uuid not in readable]
     if len(lost) > 1:
         raise ArgumentInvalid("header-restore", "cannot tell which disk is meant",
                               "luks-uuid with one of " + ", ".join(lost))
-    return (lost or readable or [""])[0]
+    return (lost or known or [""])[0]
 
 
 def _luks_uuids(sr: Repository) -> List[str]:
-    recorded = [record.uuid for record in sr.records if record is not None]
-    return recorded or [container.uuid for container in sr.readable]
+    return _recorded(sr) or [container.uuid for container in sr.readable]
+
+
+def _recorded(sr: Repository) -> List[str]:
+    return [record.uuid for record in sr.records if record is not None]
 
 
 def _of_this_host(verb: str, luks_uuid: str, arguments: Arguments) -> Backup:
@@ -116,5 +127,5 @@ VERBS = (
     Verb("header-export", "hand out the header backups, to be kept off this host", (_SERIAL, _TO),
          _export),
     Verb("header-restore", "write a header backup back to a disk whose header was lost",
-         (_DEVICE, _SERIAL, _LUKS_UUID, _FILE, FORCE), _restore),
+         (_DEVICE, _SERIAL, _LUKS_UUID, _FILE, FORCE), _restore, mends=True),
 )

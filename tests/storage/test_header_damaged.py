@@ -21,7 +21,7 @@ def test_a_zeroed_header_is_named_and_nothing_is_formatted(sr: Sr, restored: Dis
     before = sr.host.fingerprint(restored)
     error = sr.refused()
     assert error.code == 6220
-    assert "luksHeaderRestore" in error.text
+    assert "luksext header-restore" in error.text
     assert sr.host.fingerprint(restored) == before
 
 

@@ -190,6 +190,17 @@ def test_a_serial_is_the_time_and_grows_while_the_clock_stands_or_goes_back(host
     assert serials == [1000, 1001, 1002, 2000]
 
 
+def test_what_was_on_a_disk_is_known_by_the_name_of_the_disk(host):
+    lost, other = host.container(luks2(), wwid="naa.1"), host.container(
+        luks2(uuid=OTHER), name="sdc", wwid="naa.2")
+    nameless = host.container(luks2(uuid=headers.SR), name="sdd")
+    for container in (lost, other, nameless):
+        backup.create(container, "")
+    lose(lost)
+    assert backup.of_disk(lost.device) == [headers.UUID]
+    assert backup.of_disk(nameless.device) == []
+
+
 def test_a_damaged_file_is_not_listed_and_the_next_is_newer(host):
     container = host.container(luks2())
     first = backup.create(container, "")

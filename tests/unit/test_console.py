@@ -44,6 +44,12 @@ def test_a_verb_is_run_on_the_only_sr_of_the_host(calls, capsys):
     assert "next: Do that." in capsys.readouterr().out
 
 
+def test_an_sr_whose_headers_are_lost_is_named_for_their_restoration(calls):
+    assert console.main(["header-restore", "--sr-uuid=lost", "--device=/dev/sdb"]) == console.OK
+    assert console.main(["header-restore", "--device=/dev/sdb"]) == console.OK
+    assert [uuid for _, uuid, _ in calls] == ["lost", SR]
+
+
 def test_a_key_is_read_from_stdin_and_is_no_argument(calls, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("the-key\n"))
     console.main(["unlock", "--key-stdin"])
@@ -86,7 +92,8 @@ def test_an_error_is_told_with_its_code_and_ends_with_1(calls, monkeypatch, caps
     assert capsys.readouterr().err == "luksext: error 6200: It failed. Do this.\n"
 
 
-@pytest.mark.parametrize("found, text", [([], "no disk"), (["a", "b"], "--sr-uuid")])
+@pytest.mark.parametrize("found, text", [([], "header-restore --sr-uuid"),
+                                         (["a", "b"], "--sr-uuid")])
 def test_without_a_uuid_there_has_to_be_one_sr(calls, monkeypatch, capsys, found, text):
     monkeypatch.setattr(repository, "all_of_host",
                         lambda: iter([Repository(uuid, [], []) for uuid in found]))

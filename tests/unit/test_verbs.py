@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """verbs: done alone, on all disks or none, backed up, audited; what status tells."""
+from types import SimpleNamespace
+
 import pytest
 
 from luksext import audit, backup, state, status, verbs
@@ -126,3 +128,46 @@ def test_a_binding_has_to_be_named_where_there_are_several(bound, backups, lines
     bound.bind(3, "tpm2", {"pcr_ids": "8", "pcr_bank": "sha256"}, b"another")
     with pytest.raises(ArgumentInvalid, match="0, 3"):
         call(bound, "rebind", force="true")
+
+
+# A header that was lost: without XAPI, nothing but the disk itself tells which
+
+@pytest.fixture
+def restored(monkeypatch):
+    """The LUKS UUIDs whose backups are restored; every container has one."""
+    wanted = []
+    monkeypatch.setattr(backup, "list_of", lambda uuid: [SimpleNamespace(serial=1)])
+    monkeypatch.setattr(backup, "export", lambda found: b"content")
+
+    def restore(device, content, uuid, force, volume_key):
+        wanted.append(uuid)
+        return backup.Restored(uuid, 1, [])
+
+    monkeypatch.setattr(backup, "restore", restore)
+    return wanted
+
+
+def restore(sr, device, **given):
+    arguments = dict(given, device=device)
+    verbs.run(verbs.find("header-restore", arguments), sr, arguments, "admin")
+
+
+def test_a_lost_header_is_restored_from_what_was_backed_up_of_the_disk(
+        disk, monkeypatch, lines, restored):
+    here = disk.container()
+    sr = Repository(SR, [here], [None])
+    monkeypatch.setattr(backup, "is_fresh", lambda container: True)
+    for known, expected in ((["lost"], "lost"), ([here.uuid, "lost"], "lost"),
+                            ([here.uuid], here.uuid)):
+        monkeypatch.setattr(backup, "of_disk", lambda device, known=known: known)
+        restore(sr, "/dev/sdc")
+        assert restored.pop() == expected
+
+
+def test_nothing_is_restored_on_a_guess(disk, monkeypatch, lines, restored):
+    sr = Repository(SR, [disk.container()], [None])
+    for known in ([], ["one", "another"]):
+        monkeypatch.setattr(backup, "of_disk", lambda device, known=known: known)
+        with pytest.raises(ArgumentInvalid, match="luks-uuid"):
+            restore(sr, "/dev/sdc")
+    assert restored == []
