@@ -12,10 +12,10 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 from luksext import (alive, begun, claims, clevis, contents, cryptsetup, devices, header, keys,
                      tables, trust)
 from luksext.cryptsetup import Format
-from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceIsOurs, DeviceMissing,
-                            HeaderMismatch, LuksError, MappingMismatch, NoBinding, NotOurs,
-                            PinRefuses, ReencryptionUnfinished, TimeOver, ToolMissing, Unsupported,
-                            UnlockRefused, open_by_hand)
+from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceInUse, DeviceIsOurs,
+                            DeviceMissing, HeaderMismatch, LuksError, MappingMismatch, NoBinding,
+                            NotOurs, PinRefuses, ReencryptionUnfinished, TimeOver, ToolMissing,
+                            Unsupported, UnlockRefused, open_by_hand)
 from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of,
                                 parse_identity, recovery_note)
 from luksext.header import Header
@@ -119,13 +119,20 @@ class LuksContainer:
                 raise
             self._check_mapping()
             return False
+        except CommandTimeout:
+            # cryptsetup makes the mapping, then waits for udev.
+            self._close_after_failure()
+            raise
         try:
             self._check_mapping()
         except LuksError:
-            with overtime(), first_error_counts():
-                self.close()
+            self._close_after_failure()
             raise
         return True
+
+    def _close_after_failure(self) -> None:
+        with overtime(), first_error_counts():
+            self.close()
 
     def close(self) -> None:
         """Takes the mapping away, if there is one. Raises DeviceInUse while something uses it."""

@@ -7,11 +7,11 @@ import os
 import pytest
 
 import headers
-from luksext import alive, container, devices
+from luksext import alive, container, cryptsetup, devices
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
-from luksext.errors import (Ambiguous, CommandFailed, DeviceInUse, DeviceIsOurs, DeviceMissing,
-                            DeviceNotEmpty, DiskFails, HeaderDamaged, HeaderMismatch,
+from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceInUse, DeviceIsOurs,
+                            DeviceMissing, DeviceNotEmpty, DiskFails, HeaderDamaged, HeaderMismatch,
                             HeaderMissing, KeyCost, KeyRefused, LuksError, MappingMismatch,
                             NoBinding, NotOurs, PinRefuses, ToolMissing, Unsupported)
 from luksext.generation import Identity
@@ -254,6 +254,21 @@ def test_success_of_cryptsetup_without_a_mapping_is_not_believed(host, programs)
     programs.add("cryptsetup", cryptsetup_of(host.sysfs, opens=False))
     with pytest.raises(MappingMismatch, match="no mapping"):
         host.container().open(RECORD, discard=False)
+
+
+def test_a_mapping_of_a_cryptsetup_that_did_not_end_is_closed_again(host, programs, monkeypatch):
+    made = host.container()
+    open_device = cryptsetup.open_device
+
+    def waits_for_udev(*arguments):
+        open_device(*arguments)
+        raise CommandTimeout("cryptsetup open", 60)
+
+    monkeypatch.setattr(cryptsetup, "open_device", waits_for_udev)
+    with pytest.raises(CommandTimeout, match="cryptsetup open"):
+        made.open(RECORD, discard=False)
+    assert made.mapping is None
+    assert "cryptsetup close" in programs.order()
 
 
 # Closing and erasing
