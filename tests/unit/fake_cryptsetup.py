@@ -73,14 +73,17 @@ def open_mapping(sysfs, device, name):
     if sys.stdin.read() in ("", "wrong"):
         return 2
     disk = os.path.basename(device)
-    folder = os.path.join(sysfs, "dm-" + disk)
-    for path in (folder + "/dm", folder + "/slaves/" + disk,
-                 os.path.join(sysfs, disk, "holders", "dm-" + disk)):
+    # A mapping is there or not, as the kernel's are, whenever somebody kills us.
+    new = os.path.join(os.path.dirname(sysfs), "new-" + disk)
+    shutil.rmtree(new, ignore_errors=True)
+    for path in (new + "/dm", new + "/slaves/" + disk):
         os.makedirs(path)
     luks_uuid = name[len("luks-"):].replace("-", "")
     for attribute, value in (("name", name), ("uuid", "CRYPT-LUKS2-{}-{}".format(luks_uuid, name))):
-        with open(os.path.join(folder, "dm", attribute), "w") as file:
+        with open(os.path.join(new, "dm", attribute), "w") as file:
             file.write(value)
+    os.makedirs(os.path.join(sysfs, disk, "holders", "dm-" + disk), exist_ok=True)
+    os.rename(new, os.path.join(sysfs, "dm-" + disk))
     return 0
 
 

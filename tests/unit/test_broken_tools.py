@@ -3,6 +3,8 @@
 
 Each is an error with a code of ours that leaves nothing behind, and works once the tool is back.
 """
+import contextlib
+
 import pytest
 
 from luksext import header, run
@@ -11,31 +13,30 @@ from test_driver import SR, created, driver, lab  # noqa: F401  fixtures
 MODES = {"missing": None, "fails": "exit 1", "prints nonsense": "printf wrong",
          "prints nothing": "", "is killed": "kill -9 $$", "hangs": "exec $helpers/sleep 600"}
 
+# Seconds, which no end of the program can come before: it has none.
+IMPATIENT = 0.2
+
 # jose is only asked whether it is there; the others print nothing when all is well.
 HARMLESS = {("jose", mode) for mode in MODES if mode != "missing"} | {
     ("dd", "prints nonsense"), ("dd", "prints nothing"), ("wipefs", "prints nothing")}
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch, mode):
-    """Where something hangs, nothing gets more than two seconds."""
-    if mode == "hangs":
-        monkeypatch.setattr(run, "time_for", lambda what, seconds: min(seconds, 2))
-
-
+@contextlib.contextmanager
 def broken(lab, name, mode):  # noqa: F811
-    """Breaks a program; a function that repairs it."""
+    """Within, a program is broken. Of one that hangs nobody waits for the end."""
     path = lab.programs.folder / name
     before = path.read_bytes()
     path.unlink()
     if MODES[mode] is not None:
         lab.programs.add(name, MODES[mode])
-
-    def repair():
-        path.write_bytes(before)
-        path.chmod(0o755)
-
-    return repair
+    with pytest.MonkeyPatch.context() as patch:
+        if mode == "hangs":
+            real = run.time_for
+            patch.setattr(run, "time_for", lambda what, seconds: (
+                IMPATIENT if what.startswith("`" + name) else real(what, seconds)))
+        yield
+    path.write_bytes(before)
+    path.chmod(0o755)
 
 
 def code_of(lab, call, *args):  # noqa: F811
@@ -52,10 +53,9 @@ def code_of(lab, call, *args):  # noqa: F811
 @pytest.mark.parametrize("name", ["cryptsetup", "clevis", "dmsetup"])
 def test_a_plug(lab, name, mode):  # noqa: F811
     made, _ = created(lab)
-    repair = broken(lab, name, mode)
-    assert 6200 < code_of(lab, made.attach, SR) < 6300
+    with broken(lab, name, mode):
+        assert 6200 < code_of(lab, made.attach, SR) < 6300
     assert lab.open_mappings() == []
-    repair()
     made.attach(SR)
     assert lab.open_mappings() == ["dm-sdb"]
     made.detach(SR)
@@ -67,9 +67,8 @@ def test_a_plug(lab, name, mode):  # noqa: F811
 def test_a_create(lab, name, mode):  # noqa: F811
     disk = lab.disk("sdb")
     made = lab.sr(device=disk, pin="any")
-    repair = broken(lab, name, mode)
-    code = code_of(lab, made.create, SR, 0)
-    repair()
+    with broken(lab, name, mode):
+        code = code_of(lab, made.create, SR, 0)
     if (name, mode) in HARMLESS:
         assert code == 0
         return
