@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any, Dict, List, NoReturn, Optional, TextIO
 
-from luksext import alerts, doctor, installation, repository, run, status, untrusted, verbs
+from luksext import alerts, bench, doctor, installation, repository, run, status, untrusted, verbs
 from luksext.errors import LuksError
 from luksext.findings import found
 from luksext.repository import Repository
@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         _add_verb(subparsers, verb)
     examine = _add(subparsers, "doctor", "whether this host has all that encrypted SRs need")
     examine.set_defaults(do=lambda arguments: _examine())
+    measure = _add(subparsers, "bench", "how fast a disk is, and the ciphers; it only reads")
+    measure.add_argument("device", help="a disk or partition, also one in use")
+    measure.set_defaults(do=lambda arguments: bench.measure(arguments.device))
     explain = _add(subparsers, "explain", "what an alert or a finding of doctor means, what to do")
     explain.add_argument("code", help="such as LUKS-W003 or LUKS-D021")
     explain.set_defaults(do=lambda arguments: {"text": alerts.explain(arguments.code)})
@@ -180,7 +183,21 @@ def show(told: Dict[str, Any], out: TextIO) -> None:
     if "disks" in told:
         _show_status(told, out)
         return
+    if "ciphers" in told:
+        _show_speed(told, out)
+        return
     _show_answer(told, out)
+
+
+def _show_speed(told: Dict[str, Any], out: TextIO) -> None:
+    out.write("{}: {sequential} MiB/s at a stretch, {random} MiB/s in pieces of 4 KiB{}\n".format(
+        told["device"], " (in use by {})".format(", ".join(told["in_use_by"]))
+        if told["in_use_by"] else "", **told["disk"]))
+    for cipher in told["ciphers"]:
+        out.write("  {cipher}, {key_bits} bits: {encrypt} MiB/s, decrypts {decrypt} MiB/s\n".format(
+            **cipher))
+    out.write("AES instructions: {}\nnext: {}\n".format(
+        "yes" if told["aes_instructions"] else "no", told["next"]))
 
 
 def _show_answer(told: Dict[str, Any], out: TextIO) -> None:

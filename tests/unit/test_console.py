@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from luksext import console, doctor, installation, repository, run, status, verbs
+from luksext import bench, console, doctor, installation, repository, run, status, verbs
 from luksext.errors import CommandFailed, LuksError
 from luksext.findings import found
 from luksext.repository import Repository
@@ -125,6 +125,23 @@ def test_an_alert_is_explained(capsys):
     assert console.main(["explain", "LUKS-W003"]) == console.OK
     assert "rebind" in capsys.readouterr().out
     assert console.main(["explain", "LUKS-W999"]) == console.FAILED
+
+
+# bench
+
+
+def test_the_speed_of_a_disk_and_of_the_ciphers_is_shown(monkeypatch, capsys):
+    told = {"device": "/dev/sdb", "in_use_by": ["the mount /mnt"],
+            "disk": {"sequential": 500.1, "random": 30.2},
+            "ciphers": [{"cipher": "aes-xts-plain64", "key_bits": 512, "encrypt": 1983.1,
+                         "decrypt": 1980.2}],
+            "aes_instructions": True, "next": "The defaults do."}
+    monkeypatch.setattr(bench, "measure", lambda device: dict(told, device=device))
+    assert console.main(["bench", "/dev/sdb"]) == console.OK
+    shown = capsys.readouterr().out
+    for part in ("/dev/sdb: 500.1 MiB/s", "30.2 MiB/s", "the mount /mnt", "512 bits: 1983.1 MiB/s",
+                 "instructions: yes", "The defaults do."):
+        assert part in shown
 
 
 # doctor
