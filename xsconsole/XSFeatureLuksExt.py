@@ -144,7 +144,7 @@ class UnlockDialogue(xs.InputDialogue):
         else:
             told = Lang("Unlocked and Plugged"), (
                 "If the TPM was cleared, replaced or its PCRs changed, bind the SR to it as it is "
-                "now, in the local command shell: luksext rebind --sr-uuid=" + sr_uuid)
+                "now, in the local command shell: luksext rebind --key-stdin --sr-uuid=" + sr_uuid)
         self.owner.Read()
         return told
 

@@ -39,12 +39,12 @@ _ALL = (
           "next time it is plugged. The TPM was cleared or replaced, its PCRs changed, the tang "
           "server's key was rotated, or the binding is damaged.",
           "See which and why: luksext prove --sr-uuid=SR_UUID ; then bind anew while the SR is "
-          "still open: luksext rebind --sr-uuid=SR_UUID", 2),
+          "still open, with a recovery key: luksext rebind --sr-uuid=SR_UUID --key-stdin", 2),
     Alert("LUKS-W004", "binding breaks at next boot",
           "A binding of the SR opens now, but will not after a restart of the host: the firmware "
           "settings that it depends on were changed.",
-          "Before the restart, let it pass once: luksext suspend --sr-uuid=SR_UUID ; after it, "
-          "bind anew: luksext rebind --sr-uuid=SR_UUID", 2),
+          "Before the restart, let it pass once: luksext suspend --sr-uuid=SR_UUID ; the plug "
+          "after it binds anew.", 2),
     Alert("LUKS-W005", "no fresh header backup",
           "The LUKS header of a disk of the SR is not as in its last backup, or has none: if it "
           "is overwritten, the keys that came since are lost, or all data.",

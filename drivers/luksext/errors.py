@@ -901,5 +901,5 @@ class HostUnknown(LuksError):
 def open_by_hand(device: str, uuid: str) -> str:
     """The remedy that always works: open the container with a recovery key."""
     return ("Open it with a recovery key: `luksext unlock` on this host (or cryptsetup open {} "
-            "{} ), then run `xe pbd-plug` again and `luksext rebind`.".format(
-                device, shlex.quote("luks-" + uuid)))
+            "{} ), then run `xe pbd-plug` again and, with that key, `luksext rebind "
+            "--key-stdin`.".format(device, shlex.quote("luks-" + uuid)))

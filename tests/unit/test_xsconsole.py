@@ -200,7 +200,7 @@ def test_the_key_unlocks_and_the_sr_is_plugged(xs, plugin, host):
     host.srs(OPEN)
     title, text = xs.Layout.dialogues[-1].HandleCommit({"key": KEY})
     assert title == "Unlocked and Plugged"
-    assert "luksext rebind --sr-uuid=" + SR in text
+    assert "luksext rebind --key-stdin --sr-uuid=" + SR in text
     assert ["luksext", "unlock", "--sr-uuid=" + SR, "--key-stdin"] in host.calls("luksext")
     assert host.calls("xe") == [["xe", "pbd-list", "sr-uuid=" + SR, "params=uuid", "--minimal"],
                                 ["xe", "pbd-plug", "uuid=the-pbd"]]
