@@ -181,10 +181,14 @@ def _publish(session, sr_ref, device_config):
     luksext_xapi.publish(session, sr_ref, status.of(sr))
 
 
+# What turns an SR into an encrypted one: the arguments that it takes besides sr-uuid, and how.
+CONVERSIONS = {
+    "adopt": (["pin", "pin-config", "key"], _adopt),
+    "encrypt": (_ENCRYPT_OPTIONS, _encrypt),
+    "encrypt-in-place": (["confirm", *_IN_PLACE_OPTIONS], _encrypt_in_place),
+}
+
 CALLS = {name: _verb(name) for name in verbs.VERBS}
+CALLS.update((name, _audited(name, known, call)) for name, (known, call) in CONVERSIONS.items())
 CALLS.update({"status": _status, "pool-status": _pool_status, "pool-csv": _pool_csv,
-              "adopt": _audited("adopt", ["pin", "pin-config", "key"], _adopt),
-              "encrypt": _audited("encrypt", _ENCRYPT_OPTIONS, _encrypt),
-              "encrypt-in-place": _audited("encrypt-in-place", ["confirm", *_IN_PLACE_OPTIONS],
-                                           _encrypt_in_place),
               "doctor": _doctor, "version": _version, "explain": _explain})
