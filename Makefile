@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 #
 #   make test [SM=checkout]   unit tests, then the storage tests in the lab
-#   make package [XSCONSOLE=checkout]   the RPM packages, and the host's menu
+#   make package [XSCONSOLE=checkout] [XCPNG_TESTS=checkout]   the RPM packages, the host's menu, and
+#                             the tests for XCP-ng's own suite
 #   make storage-all [SM=…]   all storage tests, those of an hour too
 #   make faults [SM=…]        the fault campaign; TRIALS=50 kills at each program of each call, and
 #                             tries what is random as often,
@@ -44,7 +45,7 @@ lint: $(VENV)/ready
 unit: $(VENV)/ready
 	tools/unit-tests $(VENV)/bin/python
 
-# Of the real xsconsole, when XSCONSOLE names a checkout of it.
+# Of the real xsconsole, when XSCONSOLE names a checkout of it; XCP-ng's suite, when XCPNG_TESTS does.
 package: $(VENV)/ready
 	$(VENV)/bin/python -m pytest tests/package
 
