@@ -8,7 +8,7 @@
 #                             tries what is random as often,
 #                             SEED=… repeats a run, REPORT=… is where its table goes
 #   make xo                   tests of the plugin for Xen Orchestra, on Node.js and Chromium
-#   make demo [SM=checkout]   the mission, step by step, in the lab
+#   make demo [SM=checkout]   the mission, step by step, in the lab; make record: its picture in docs
 #   make install [DESTDIR=]   on a host, or into a folder
 #   make rpm                  packages for XCP-ng 8.3 and 9, in build/
 
@@ -33,8 +33,8 @@ endif
 
 NPM = tests/xo/node_modules
 
-.PHONY: test unit package xo screenshots storage storage-all faults demo lint rpm install uninstall \
-	tools clean
+.PHONY: test unit package xo screenshots storage storage-all faults demo record lint rpm \
+	install uninstall tools clean
 
 test: lint unit package xo storage
 
@@ -78,6 +78,9 @@ faults: $(VENV)/ready
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python -m tests.lab.demo
+
+record: $(VENV)/ready
+	$(VENV)/bin/python tools/record-demo docs/images/demo.svg
 
 # Packages of the distribution, then Python tools in a folder of their own.
 $(VENV)/ready: requirements-dev.txt tools/install-packages

@@ -180,7 +180,7 @@ class Reader:
 
     def _answer(self, command: str) -> str:
         """What is typed at its prompt: the newest recovery key, or the old one if it says so."""
-        which = -2 if "# the old key" in command else -1
+        which = -2 if "# type the old key" in command else -1
         return self.keys[which] + "\n" if self.keys else ""
 
     def _filled(self, text: str) -> str:
