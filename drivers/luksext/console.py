@@ -180,7 +180,7 @@ def show(told: Dict[str, Any], out: TextIO) -> None:
         if not told["srs"]:
             out.write("No disk of an encrypted SR is in this host.\n")
         return
-    if "disks" in told:
+    if "recovery" in told:
         _show_status(told, out)
         return
     if "ciphers" in told:

@@ -121,6 +121,14 @@ def test_a_disk_that_cannot_be_read_is_shown_with_the_reason(capsys):
     assert "disk not readable: no header" in out.getvalue()
 
 
+def test_what_grew_is_shown_disk_by_disk(capsys):
+    out = io.StringIO()
+    console.show({"sr_uuid": SR, "disks": [{"device": "/dev/sdb", "before": {"container": 1},
+                                            "after": {"container": 2}}], "next": "xe sr-scan"}, out)
+    assert '"device": "/dev/sdb"' in out.getvalue()
+    assert "next: xe sr-scan" in out.getvalue()
+
+
 def test_an_alert_is_explained(capsys):
     assert console.main(["explain", "LUKS-W003"]) == console.OK
     assert "rebind" in capsys.readouterr().out
