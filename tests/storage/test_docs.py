@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from tests.lab.disks import Disk
 from tests.lab.machine import Machine
 from tests.storage.conftest import real_sm
 from tests.storage.doc_commands import (
-    Hand, Reader, Section, pages, placeholders, section, sections,
+    DOCS, Hand, Reader, Section, pages, placeholders, section, sections,
 )
 from tests.storage.pool import Host, Sr
 from tests.storage.tang import URL, Tang
@@ -284,3 +285,20 @@ def test_what_is_to_be_filled_in_is_known(idle: Lab) -> None:
 def test_what_is_done_by_hand_is_known_and_needed(idle: Lab) -> None:
     told = {step.words for part in everywhere() for step in part.steps if isinstance(step, Hand)}
     assert told == set(idle.reader.hands)
+
+
+def anchors(path: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+            for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_what_a_page_points_to_is_there(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        path = (DOCS / page).parent / name if name else DOCS / page
+        assert path.is_file(), target
+        assert not anchor or anchor in anchors(path), target
