@@ -113,7 +113,7 @@ install:
 	install -m 755 bin/luksext $(DESTDIR)$(SBIN_DIR)
 	install -m 644 python/luksext_plugins.py python/luksext.pth $(DESTDIR)$(PYTHON_SITE)
 	install -m 644 xsconsole/XSFeatureLuksExt.py $(DESTDIR)$(XSCONSOLE_DIR)
-	for unit in SMGC@ xapi; do \
+	for unit in SMGC@ xapi storage-init; do \
 	  install -d $(DESTDIR)$(UNIT_DIR)/$$unit.service.d; \
 	  install -m 644 systemd/$$unit.service.d/luksext.conf $(DESTDIR)$(UNIT_DIR)/$$unit.service.d; \
 	done
@@ -127,6 +127,7 @@ uninstall:
 	  $(DESTDIR)$(XSCONSOLE_DIR)/XSFeatureLuksExt.py \
 	  $(DESTDIR)$(UNIT_DIR)/SMGC@.service.d/luksext.conf \
 	  $(DESTDIR)$(UNIT_DIR)/xapi.service.d/luksext.conf \
+	  $(DESTDIR)$(UNIT_DIR)/storage-init.service.d/luksext.conf \
 	  $(DESTDIR)/etc/xapi.conf.d/~luksext.conf
 
 clean:

@@ -4,13 +4,12 @@
 What XAPI knows is not looked at: its plugin adds that (luksext_doctor.py).
 """
 import os
-import shlex
 import shutil
 import stat
 from typing import Any, Dict, Iterator, List
 
-from luksext import (VERSION, clevis, cryptsetup, devices, keyslots, lvmfilter, repository,
-                     smplugins, tpm)
+from luksext import (VERSION, clevis, cryptsetup, defaultstorage, keyslots, lvmfilter,
+                     repository, smplugins, tpm)
 from luksext.container import LuksContainer
 from luksext.errors import LuksError, NoTpm, TpmBroken, TpmLockout
 from luksext.findings import found
@@ -26,15 +25,12 @@ _OTHER_NAMES = {"tpm2_pcrread": "tpm2_pcrlist", "tpm2_pcrlist": "tpm2_pcrread"}
 
 _ROOT = "/"
 
-# A shell script that the installer writes. The storage manager's storage-init writes zeros over its
-# PARTITIONS when it runs for the first time, and again after pool-eject.
-_DEFAULT_STORAGE = "/etc/firstboot.d/data/default-storage.conf"
-
 _LIBEXEC = "/opt/xensource/libexec/"
 
 # What XAPI and systemd start; XAPI passes over what is not executable.
 _PROGRAMS = ("/opt/xensource/sm/LUKSEXTSR", "/etc/xapi.d/plugins/luksext",
-             _LIBEXEC + "luksext-gc", _LIBEXEC + "luksext-sm-plugins")
+             _LIBEXEC + "luksext-gc", _LIBEXEC + "luksext-sm-plugins",
+             _LIBEXEC + "luksext-storage-guard")
 
 Found = Dict[str, str]
 
@@ -114,7 +110,8 @@ def _units() -> Iterator[Found]:
     """Whether systemd has our drop-ins in effect: not whether their files are there."""
     for code, unit, setting, program in (
             ("LUKS-D021", "SMGC@luksext.service", "ExecStart", "luksext-gc"),
-            ("LUKS-D022", "xapi.service", "ExecStartPre", "luksext-sm-plugins")):
+            ("LUKS-D022", "xapi.service", "ExecStartPre", "luksext-sm-plugins"),
+            ("LUKS-D028", "storage-init.service", "ExecStartPre", "luksext-storage-guard")):
         try:
             shown = run(["systemctl", "show", "--property=" + setting, unit]).stdout
         except LuksError:
@@ -161,22 +158,10 @@ def _problem_of(path: str) -> str:
 
 
 def _default_storage() -> Iterator[Found]:
-    """Whether a start of this host may overwrite a disk of ours."""
-    named = {devices.number_of(path) for path in _partitions()}
+    """Whether a start of this host alone would overwrite an encrypted disk."""
     try:
-        ours = [container.device for container in _containers()] if named else []
-    except LuksError:
-        return  # what is missing is a finding of its own
-    for device in ours:
-        if named & {devices.number_of(device), devices.disk_number(device)}:
-            yield found("LUKS-D027", DISK=device, FILE=_DEFAULT_STORAGE)
-
-
-def _partitions() -> List[str]:
-    try:
-        with open(_DEFAULT_STORAGE, encoding="utf-8", errors="replace") as file:
-            words = shlex.split(file.read(), comments=True)
-    except (OSError, ValueError):
-        return []
-    return [path for word in words if word.startswith("PARTITIONS=")
-            for path in word.split("=", 1)[1].split() if os.path.exists(path)]
+        disks = defaultstorage.endangered()
+    except (LuksError, OSError, ValueError):
+        return  # what is missing is a finding of its own; the guard lets nothing be overwritten
+    for disk in disks:
+        yield found("LUKS-D027", DISK=disk, FILE=defaultstorage.FILE)

@@ -81,10 +81,17 @@ _ALL = (
             "FILE PROBLEM.",
             "yum reinstall luksext ; rpm -V luksext"),
     Finding("LUKS-D027", "disk in default-storage.conf",
-            "DISK has an encrypted SR on it, and FILE names it for the host's default storage: "
-            "after the host has left its pool, its next start overwrites the header there, and all "
-            "data are lost.",
+            "DISK is encrypted, and FILE names it for the host's default storage. After the host "
+            "has left its pool, its next start would overwrite the header there, and all data "
+            "would be lost; luksext-storage-guard keeps it from that, and the host gets no other "
+            "storage either.",
             "mv FILE /root/"),
+    Finding("LUKS-D028", "default storage not guarded",
+            "systemd starts storage-init without luksext-storage-guard: after the host has left "
+            "its pool, its next start may overwrite an encrypted disk that was the default "
+            "storage once.",
+            "systemctl daemon-reload ; if that does not help, see which file replaces ours: "
+            "systemctl cat storage-init.service"),
     Finding("LUKS-D030", "XAPI not asked",
             "What XAPI knows was not looked at: REASON",
             "systemctl status xapi ; xe-toolstack-restart ; then again: luksext doctor"),

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 DROP_IN = "/etc/xapi.conf.d/~luksext.conf"
 GC_DROP_INS = "/etc/systemd/system/SMGC@.service.d"
+GUARD_DROP_INS = "/etc/systemd/system/storage-init.service.d"
 RESTART = "xe-toolstack-restart"
 
 
@@ -56,6 +57,8 @@ FAULTS = {
     # systemd's way to mask a drop-in: one of the same name that is empty.
     "LUKS-D021": (f"mkdir -p {GC_DROP_INS}; ln -s /dev/null {GC_DROP_INS}/luksext.conf",
                   f"rm -r {GC_DROP_INS}"),
+    "LUKS-D028": (f"mkdir -p {GUARD_DROP_INS}; ln -s /dev/null {GUARD_DROP_INS}/luksext.conf",
+                  f"rm -r {GUARD_DROP_INS}"),
     "LUKS-D025": ("mv /usr/lib/python3/dist-packages/luksext.pth /run",
                   "mv /run/luksext.pth /usr/lib/python3/dist-packages"),
     "LUKS-D026": ("chmod -x /opt/xensource/libexec/luksext-gc",

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """doctor: each finding on a host that has that fault and no other; none on a host in order."""
-from types import SimpleNamespace
-
 import pytest
 
-from luksext import doctor, lvmfilter, repository, tpm
+from luksext import defaultstorage, doctor, lvmfilter, repository, tpm
 from luksext.errors import ToolMissing
 from luksext.run import PACKAGES
 
 GC = "ExecStart={ path=/opt/xensource/libexec/luksext-gc ; ignore_errors=no }"
 PRE = "ExecStartPre={ path=/opt/xensource/libexec/luksext-sm-plugins ; ignore_errors=yes }"
+GUARD = "ExecStartPre={ path=/opt/xensource/libexec/luksext-storage-guard ; ignore_errors=no }"
 
 SHOW = """
 case "$*" in
 *SMGC@luksext.service) echo '{}';;
 *xapi.service) echo '{}';;
+*storage-init.service) echo '{}';;
 esac
 """
 PROPERTIES = "echo 'ownerAuthSet: {}'; echo 'inLockout: {}'; echo 'shEnable: {}'"
@@ -31,7 +31,7 @@ class Host:
         programs.add("clevis-encrypt-tpm2")
         programs.add("python3", "echo True")
         self.tpm_says("0", "0", "1")
-        self.systemd_shows(GC, PRE)
+        self.systemd_shows(GC, PRE, GUARD)
         self.conf = root / "etc" / "xapi.conf.d"
         self.conf.mkdir(parents=True)
         self.list("~luksext.conf", "ext luksext")
@@ -45,8 +45,8 @@ class Host:
     def tpm_says(self, *values):
         self.programs.add("tpm2_getcap", PROPERTIES.format(*values))
 
-    def systemd_shows(self, gc, pre):
-        self.programs.add("systemctl", SHOW.format(gc, pre))
+    def systemd_shows(self, gc, pre, guard):
+        self.programs.add("systemctl", SHOW.format(gc, pre, guard))
 
     def list(self, name, plugins):
         (self.conf / name).write_text("sm-plugins = {}\n".format(plugins))
@@ -72,7 +72,7 @@ def host(programs, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_ROOT", str(made.root))
     monkeypatch.setattr(doctor, "_PROGRAMS", [str(file) for file in made.files])
     monkeypatch.setattr(lvmfilter, "CONFIGURATIONS", [str(made.root / "lvm.conf")])
-    monkeypatch.setattr(doctor, "_DEFAULT_STORAGE", str(made.root / "default-storage.conf"))
+    monkeypatch.setattr(defaultstorage, "FILE", str(made.root / "default-storage.conf"))
     monkeypatch.setattr(repository, "all_of_host", lambda: iter(()))
     return made
 
@@ -173,11 +173,14 @@ def test_a_filter_of_lvm(host):
     assert told["text"].startswith("The global_filter in " + str(host.root / "lvm.conf"))
 
 
-@pytest.mark.parametrize("gc, pre, code, unit", [
-    ("ExecStart={ path=/opt/xensource/sm/cleanup.py ; }", PRE, "LUKS-D021", "SMGC@.service"),
-    ("", PRE, "LUKS-D021", "SMGC@.service"), (GC, "", "LUKS-D022", "xapi.service")])
-def test_a_drop_in_that_systemd_does_not_use(host, gc, pre, code, unit):
-    host.systemd_shows(gc, pre)
+@pytest.mark.parametrize("shown, code, unit", [
+    (("ExecStart={ path=/opt/xensource/sm/cleanup.py ; }", PRE, GUARD), "LUKS-D021",
+     "SMGC@.service"),
+    (("", PRE, GUARD), "LUKS-D021", "SMGC@.service"),
+    ((GC, "", GUARD), "LUKS-D022", "xapi.service"),
+    ((GC, PRE, ""), "LUKS-D028", "storage-init.service")])
+def test_a_drop_in_that_systemd_does_not_use(host, shown, code, unit):
+    host.systemd_shows(*shown)
     assert unit in host.the_one(code)["next"]
 
 
@@ -219,28 +222,20 @@ def test_a_file_that_is_gone(host):
     assert "cannot be found (No such file" in host.the_one("LUKS-D026")["text"]
 
 
-@pytest.mark.parametrize("text, found", [
-    ("PARTITIONS='{sdb1}'\nTYPE='ext'\n", True), ("PARTITIONS='{sdc} {sdb1}'\n", True),
-    # Zeros over the start of a disk are zeros over the start of its first partition.
-    ("PARTITIONS={sdb}\n", True), ("PARTITIONS='{sdc}'\n", False), ("PARTITIONS=''\n", False),
-    ("# PARTITIONS='{sdb1}'\n", False), ("PARTITIONS='/dev/gone'\n", False),
-    ("TYPE='{sdb1}'\n", False), ("PARTITIONS='{sdb1}", False)])
-def test_a_disk_that_the_next_start_may_overwrite(host, sysfs, monkeypatch, text, found):
-    nodes = {"sdb": sysfs.disk("sdb"), "sdb1": sysfs.partition("sdb", "sdb1"),
-             "sdc": sysfs.disk("sdc", number="8:32")}
-    monkeypatch.setattr(doctor, "_containers", lambda: [SimpleNamespace(device=nodes["sdb1"])])
-    monkeypatch.setattr(doctor, "_bound_pins", lambda: ["tpm2"])
-    (host.root / "default-storage.conf").write_text(text.format(**nodes))
-    if not found:
-        assert host.codes() == []
-        return
+def test_a_disk_that_a_start_alone_would_overwrite(host, monkeypatch):
+    monkeypatch.setattr(defaultstorage, "endangered", lambda: ["/dev/sdb1"])
     told = host.the_one("LUKS-D027")
-    assert told["text"].startswith(nodes["sdb1"])
-    assert told["next"] == "mv {} /root/".format(host.root / "default-storage.conf")
+    assert told["text"].startswith("/dev/sdb1")
+    assert told["next"] == "mv {} /root/".format(defaultstorage.FILE)
+
+
+def test_default_storage_that_cannot_be_read_is_for_the_guard(host):
+    (host.root / "default-storage.conf").write_text("PARTITIONS='/dev/sdb1\n")
+    assert host.codes() == []
 
 
 def test_all_faults_are_told_at_once(host):
     host.node.unlink()
-    host.systemd_shows("", "")
+    host.systemd_shows("", "", "")
     host.list("~luksext.conf", "ext")
-    assert host.codes() == ["LUKS-D010", "LUKS-D021", "LUKS-D022", "LUKS-D023"]
+    assert host.codes() == ["LUKS-D010", "LUKS-D021", "LUKS-D022", "LUKS-D028", "LUKS-D023"]

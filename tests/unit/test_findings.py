@@ -19,6 +19,7 @@ def test_codes_are_stable():
         "LUKS-D023": "SR type not accepted", "LUKS-D024": "a file replaces ours",
         "LUKS-D025": "plugins of the storage manager not taught",
         "LUKS-D026": "file not as installed", "LUKS-D027": "disk in default-storage.conf",
+        "LUKS-D028": "default storage not guarded",
         "LUKS-D030": "XAPI not asked",
         "LUKS-D031": "SR type not registered", "LUKS-D032": "features missing",
         "LUKS-D033": "host without the package", "LUKS-D034": "host not asked",
