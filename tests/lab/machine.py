@@ -33,6 +33,7 @@ from . import disks, host, image, qemu, staging, swtpm, uefi
 from .disks import Disk
 from .errors import LabError
 from .guest import Guest, Result, Terminal
+from .lan import Nic
 from .process import spawn
 from .qmp import Qmp
 
@@ -49,7 +50,8 @@ _DEVICE_TIMEOUT = 30
 # Filesystems go by umount, and the TPM by the kernel's own shutdown of devices. Unplugging is what
 # xapi-domains.service asks of xapi when dom0 stops.
 _STOP = """
-[ ! -e /usr/bin/xe ] || xe host-prepare-for-poweroff
+. /etc/xensource-inventory
+[ ! -e /usr/bin/xe ] || xe host-prepare-for-poweroff host-uuid=$INSTALLATION_UUID
 umount -a -t ext2,ext3,ext4,xfs
 sync
 busybox poweroff -f
@@ -95,13 +97,15 @@ class Machine:
         cpus: int = 2,
         tpm: bool = True,
         firmware: Firmware = "bios",
+        nic: Nic | None = None,
     ) -> None:
         """Describe a machine; nothing runs yet.
 
         `name` is its hostname, from which its identity follows. `folder` holds all it keeps, and
         a machine made again on the same folder goes on where the last one stopped. `sm` is a
         checkout of a real SM, None takes the lab's own. UEFI firmware measures the boot into the
-        TPM and has variables, which are kept; it starts much more slowly.
+        TPM and has variables, which are kept; it starts much more slowly. With a `nic` it is on a
+        network with other machines.
         """
         self.name = name
         self.folder = folder.resolve()
@@ -111,6 +115,7 @@ class Machine:
         self._memory_mib = memory_mib
         self._cpus = cpus
         self._firmware = firmware
+        self._nic = nic
         self._process: subprocess.Popen[bytes] | None = None
         self._tpm_process: subprocess.Popen[bytes] | None = None
         self._guest: Guest | None = None
@@ -132,6 +137,11 @@ class Machine:
     def console_log(self) -> Path:
         """What the kernel wrote to its console, over all boots."""
         return self.folder / "console.log"
+
+    @property
+    def address(self) -> str:
+        """Its address on the network with other machines, if it is on one."""
+        return self._nic.address if self._nic is not None else ""
 
     @property
     def running(self) -> bool:
@@ -373,6 +383,7 @@ class Machine:
             http_port=self.http_port,
             console_log=self.console_log,
             uefi_variables=uefi.variables(self.folder) if self._firmware == "uefi" else None,
+            nic=self._nic,
         )
         self._process = spawn(argv, self._qemu_log, [end.fileno() for end in theirs])
         _running.add(self)

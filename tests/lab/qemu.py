@@ -15,6 +15,7 @@ from . import uefi
 from .disks import Disk
 from .guestd import PORT
 from .image import Image
+from .lan import Nic
 
 # Small and quick firmware, for it only has to start the kernel; SeaBIOS where it is not installed.
 _QBOOT = Path("/usr/share/qemu/qboot.rom")
@@ -66,13 +67,15 @@ def command(
     http_port: int,
     console_log: Path,
     uefi_variables: Path | None = None,
+    nic: Nic | None = None,
 ) -> list[str]:
     """Return the command line of a guest.
 
     `disks` are its SCSI targets 0, 1, …, which the guest's init brings up in this order. With a
-    file of `uefi_variables` its firmware is UEFI.
+    file of `uefi_variables` its firmware is UEFI. With a `nic` it is on a network with others.
     """
     words = [*_KERNEL_WORDS, f"lab.hostname={hostname}", f"lab.disks={len(disks)}"]
+    words += [f"lab.address={nic.address}"] if nic is not None else []
     argv = [
         *_machine(accelerator, smm=uefi_variables is not None),
         *_firmware(image, uefi_variables), "-m", f"{memory_mib}M", "-smp", str(cpus),
@@ -93,6 +96,7 @@ def command(
         "-device", "virtio-net-pci,netdev=net,romfile=",
         "-device", "virtio-scsi-pci,id=scsi",
     ]  # fmt: skip
+    argv += nic.options() if nic is not None else []
     for target, disk in enumerate(disks):
         argv += ["-blockdev", json.dumps(disk.blockdev())]
         argv += ["-device", json.dumps(disk.device(target))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A host as an administrator meets it: through `xe`, and through a shell in dom0."""
+"""Hosts as an administrator meets them: through `xe`, and through a shell in dom0."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from tests.lab.xapi.cli import main as xe
 from tests.lab.xapi.cli.client import SOCKET, Client
 
 VDI_SIZE = 8 * 1024 * 1024
+
+# Seconds that a host may take to start again, with its SRs.
+PATIENCE = 300
 
 # What Host.left_open says of a host where nothing is.
 NOTHING = {"mappings": "", "mounts": ""}
@@ -117,8 +121,10 @@ class Sr:
 class Host:
     """A machine of the lab and its `xe`."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, master: Machine | None = None) -> None:
+        """`master`: of the pool that the host is in, when it is not the master itself."""
         self.machine = machine
+        self._master = master or machine
 
     def xe(self, command: str, *, minimal: bool = False,
            device_config: Mapping[str, str] | None = None, **params: str) -> str:
@@ -132,7 +138,7 @@ class Host:
         argv += [f"device-config:{key}={value}" for key, value in (device_config or {}).items()]
         argv += ["--minimal"] if minimal else []
         out, err = io.StringIO(), io.StringIO()
-        os.environ[SOCKET] = f"127.0.0.1:{self.machine.http_port}"
+        os.environ[SOCKET] = f"127.0.0.1:{self._master.http_port}"
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = xe.main(argv)
         if status:
@@ -145,7 +151,23 @@ class Host:
 
     @property
     def uuid(self) -> str:
-        return self.xe("host-list", params="uuid", minimal=True)
+        return self.xe("host-list", name_label=self.machine.name, params="uuid", minimal=True)
+
+    def join(self, master: Machine) -> Host:
+        """pool-join; returns when the host has started as a member of the pool."""
+        self.xe("pool-join", master_address=master.address, master_username="root",
+                master_password="lab")
+        member = Host(self.machine, master)
+        _wait_for(lambda: member.xe("host-param-get", uuid=member.uuid,
+                                    param_name="enabled") == "true")
+        return member
+
+    def eject(self) -> Host:
+        """pool-eject; returns when the host has started as one without a pool."""
+        self.xe("pool-eject", host_uuid=self.uuid)
+        alone = Host(self.machine)
+        _wait_for(lambda: alone.uuid)
+        return alone
 
     def create_unbound_sr(self, *disks: Disk, **options: str) -> Sr:
         """sr-create with clevis's null pin, which unlocks without asking anything.
@@ -212,3 +234,14 @@ class Host:
         self.sh(f"sync; blockdev --flushbufs {disk.by_id}")
         with disk.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _wait_for(condition: Callable[[], object]) -> None:
+    """Wait until XAPI answers and what it says is true."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(XeError):
+            if condition():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.5)

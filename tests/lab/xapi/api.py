@@ -17,6 +17,7 @@ from .event import Events
 from .host import Host
 from .message import Messages
 from .plugin import Plugins
+from .pool import Pool
 from .schema import CLASSES, Field
 from .smapi import Smapi
 from .storage import Storage
@@ -38,6 +39,7 @@ class Api:
         self.datapath = Datapath(core, smapi)
         messages = Messages(core)
         self.host = Host(core, self.storage, messages)
+        self.pool = Pool(core, self.storage, self.host)
         self._methods = self._method_table(Vdis(core, smapi), messages)
 
     def _method_table(self, vdis: Vdis, messages: Messages) -> dict[str, Method]:
@@ -73,6 +75,8 @@ class Api:
             "VBD.unplug": datapath.vbd_unplug,
             "VBD.destroy": datapath.vbd_destroy,
             "host.call_plugin": Plugins(self.core).call,
+            "pool.join": self.pool.join,
+            "pool.eject": self.pool.eject,
             "host.prepare_for_poweroff": self.host.prepare_for_poweroff,
             "secret.create": lambda _context, record: db.create("secret", record),
             "secret.destroy": lambda _context, secret: db.destroy("secret", secret),

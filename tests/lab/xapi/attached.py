@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Which SRs and VDIs this host has attached (storage.db of storage_smapiv1_wrapper.ml).
+"""Which SRs and VDIs a host has attached (storage.db of storage_smapiv1_wrapper.ml).
 
-The file is on a file system in memory: it outlives a restart of the toolstack, not of the host.
+The file is on that host, on a file system in memory: it outlives a restart of the toolstack, not of
+the host.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-
-from .db import write_durably
 
 
 class AttachedTable:
     """SR uuid -> VDI uuid -> {"read_write": bool, "activated": bool}."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, text: str, keep: Callable[[str], None]) -> None:
+        """`text` is what was kept last, empty after a boot; `keep` stores the table anew."""
+        self._keep = keep
         self._lock = threading.Lock()
-        self._table: dict[str, dict[str, dict[str, Any]]] = {}
-        if path.exists():
-            self._table = json.loads(path.read_text(encoding="utf-8"))
+        self._table: dict[str, dict[str, dict[str, Any]]] = json.loads(text or "{}")
 
     def __contains__(self, sr_uuid: str) -> bool:
         return sr_uuid in self._table
@@ -58,4 +56,4 @@ class AttachedTable:
             self._write()
 
     def _write(self) -> None:
-        write_durably(self._path, json.dumps(self._table, indent=1))
+        self._keep(json.dumps(self._table, indent=1))

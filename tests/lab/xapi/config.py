@@ -35,11 +35,16 @@ class Config:
     socket_target: Path = Path("/run/lab/xapi.socket")
     ready_file: Path = Path("/run/lab/xapi-ready")
     pid_file: Path = Path("/run/lab/xapi.pid")
+    pool_conf: Path = Path("/etc/xensource/pool.conf")
+    #: What storage-init leaves behind, and does nothing while it is there.
+    storage_init_mark: Path = Path("/var/lib/misc/ran-storage-init")
     http_host: str = "0.0.0.0"
     #: 0 lets the system choose a port.
     http_port: int = 80
     #: Seconds between two automatic scans; host.other_config:auto-scan-interval overrides it.
     scan_interval: float = 30.0
+    #: Seconds between the call that makes a restart necessary and the restart (xapi_fuse.ml).
+    fuse: float = 1.0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Config:

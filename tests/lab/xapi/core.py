@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .attached import AttachedTable
 from .config import Config
 from .db import Database
 from .driver import Driver
 from .log import Log
+from .node import LocalNode
+from .nodes import Nodes
 from .operations import Operations
 from .registry import Registry
-from .scripts import Scripts
 from .secret import Secrets
 from .session import Sessions
 from .task import Tasks
@@ -28,28 +29,30 @@ class Context:
 class Core:
     """Everything below the API, built from a configuration."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, restart: Callable[[], None]) -> None:
+        """`restart` starts the emulator again, a moment after it was called."""
         self.config = config
         self.log = Log(config.log_file)
         self.db = Database(config.db_file)
         self.sessions = Sessions(self.db)
         self.tasks = Tasks(self.db)
         self.secrets = Secrets(self.db, self.log)
-        self.scripts = Scripts()
+        self.node = LocalNode(config, restart)
+        self.nodes = Nodes()
         self.driver = Driver(
-            self.db, self.log, self.sessions, self.tasks, self.scripts, config.answers_dir
+            self.db, self.log, self.sessions, self.tasks, self.nodes, config.answers_dir
         )
-        self.registry = Registry(config, self.db, self.log, self.driver)
+        self.registry = Registry(self.db, self.log, self.driver, self.nodes)
         self.operations = Operations(self.db, self.registry)
-        self.attached = AttachedTable(config.attached_file)
 
     @property
     def host(self) -> str:
-        """The only host, which is the pool's master."""
-        return next(iter(self.db.refs("host")))
+        """This host, which is the pool's master."""
+        (pool,) = self.db.refs("pool")
+        return str(self.db.get("pool", pool, "master"))
 
     def close(self) -> None:
         """Bring the database to disk and close the log."""
-        self.scripts.close()
+        self.node.close()
         self.db.flush()
         self.log.close()

@@ -7,21 +7,24 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+from . import role
 from .api import Api
 from .config import Config
 from .core import Core
+from .member import Member
 from .process import limit_open_files
-from .server import Server
+from .server import Server, handler_of
 
 
 class Emulator:
-    """One running emulator."""
+    """One running emulator of a master, which may be alone in its pool."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, restart: Callable[[], None]) -> None:
         self.config = config
-        self.core = Core(config)
+        self.core = Core(config, restart)
         self.api = Api(self.core)
         self.server: Server | None = None
 
@@ -29,10 +32,12 @@ class Emulator:
         """Register drivers, serve, plug, then say that all this is done (the ready file)."""
         self.config.ready_file.unlink(missing_ok=True)
         self.api.host.ensure_rows()
-        self.core.registry.register()
-        self.server = Server(self.api)
+        self.api.pool.find_members()
+        self.core.registry.register(self.core.host)
+        handler = handler_of(self.api)
+        self.server = Server(self.config, handler, handler)
         self.server.start()
-        self.api.host.plug_all()
+        self.api.host.plug_all(self.core.host)
         self.api.host.start_scanning()
         self.config.ready_file.parent.mkdir(parents=True, exist_ok=True)
         self.config.ready_file.touch()
@@ -45,6 +50,16 @@ class Emulator:
         self.core.close()
 
 
+def create(config: Config, restart: Callable[[], None]) -> Emulator | Member:
+    """The emulator that this host needs; `restart` is called when it is to be made anew."""
+
+    def after_a_while() -> None:
+        threading.Timer(config.fuse, restart).start()
+
+    master = role.master(config.pool_conf)
+    return Member(config, master, after_a_while) if master else Emulator(config, after_a_while)
+
+
 def main() -> int:
     """Run until SIGTERM or SIGINT; SIGHUP restarts, as xe-toolstack-restart does with xapi."""
     config = Config.from_environment()
@@ -52,14 +67,14 @@ def main() -> int:
     received: list[int] = []
     wake = threading.Event()
 
-    def note(number: int, _frame: object) -> None:
+    def note(number: int, _frame: object = None) -> None:
         received.append(number)
         wake.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, note)
     _write_pid(config.pid_file)
-    emulator = Emulator(config)
+    emulator = create(config, lambda: note(signal.SIGHUP))
     emulator.start()
     wake.wait()
     emulator.stop()

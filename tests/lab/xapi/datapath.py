@@ -103,7 +103,10 @@ class Datapath:
 
     @contextmanager
     def _opened(self, context: Context, vdi: str, mode: str) -> Iterator[disk.Disk]:
-        dom0 = self._core.db.get("host", self._core.host, "control_domain")
+        host = self._smapi.host_of(self._core.db.get("VDI", vdi, "SR"))
+        if host != self._core.host:
+            raise ApiError("INTERNAL_ERROR", "the lab moves data on the pool's master only")
+        dom0 = self._core.db.get("host", host, "control_domain")
         vbd = self.vbd_create(context, {"VM": dom0, "VDI": vdi, "mode": mode})
         try:
             answer = self._plug(vbd)

@@ -14,8 +14,8 @@ from . import process, wire
 from .db import Database
 from .errors import ApiError
 from .log import Log
+from .nodes import Nodes
 from .schema import NULL
-from .scripts import Scripts
 from .session import Sessions
 from .task import Tasks
 
@@ -56,45 +56,50 @@ class Driver:
         log: Log,
         sessions: Sessions,
         tasks: Tasks,
-        scripts: Scripts,
+        nodes: Nodes,
         answers: Path,
     ) -> None:
         self._answers = answers
-        self._scripts = scripts
+        self._nodes = nodes
         self._db = db
         self._log = log
         self._sessions = sessions
         self._tasks = tasks
 
-    def query(self, executable: Path) -> ET.Element:
+    def query(self, host: str, executable: Path) -> ET.Element:
         """The answer to sr_get_driver_info, which has no session and no device_config."""
-        return self._run(executable, self._request("sr_get_driver_info", [], {}, Subject(), None))
+        request = self._request(host, "sr_get_driver_info", [], {}, Subject(), None)
+        return self._run(host, executable, request)
 
     def call(
         self,
+        host: str,
         executable: Path,
         command: str,
         arguments: Sequence[str],
         device_config: dict[str, str],
         subject: Subject,
     ) -> ET.Element:
-        """The <value> element that the driver answered.
+        """The <value> element that the driver on a host answered.
 
         Raises ApiError for a fault or a broken answer, Unimplemented for fault 38.
         """
         with self._tasks.running(command) as task:
             with self._sessions.for_driver(subject.sr_ref) as session:
                 extra = {"session_ref": session, "subtask_of": task}
-                request = self._request(command, arguments, device_config, subject, extra)
+                request = self._request(
+                    host, command, arguments, device_config, subject, extra
+                )
                 # What the driver wrote about itself must be on disk, as what it did is.
                 self._db.flush()
                 try:
-                    return self._run(executable, request, subject)
+                    return self._run(host, executable, request, subject)
                 finally:
                     self._db.flush()
 
     def _request(
         self,
+        host: str,
         command: str,
         arguments: Sequence[str],
         device_config: dict[str, str],
@@ -103,7 +108,6 @@ class Driver:
     ) -> str:
         """The XML: all scalars are strings, members in xapi's order, absent ones left out."""
         extra = extra or {}
-        host = next(iter(self._db.refs("host")))
         members: dict[str, Any] = {
             "host_ref": host,
             "command": command,
@@ -148,8 +152,10 @@ class Driver:
         sr = self._db.get("host", host, "local_cache_sr")
         return None if sr == NULL else str(self._db.get("SR", sr, "uuid"))
 
-    def _run(self, executable: Path, request: str, subject: Subject | None = None) -> ET.Element:
-        outcome = self._scripts.run([str(executable), request], ENVIRONMENT)
+    def _run(
+        self, host: str, executable: Path, request: str, subject: Subject | None = None
+    ) -> ET.Element:
+        outcome = self._nodes.of(host).run_script([str(executable), request], ENVIRONMENT)
         self._keep(outcome)
         out = outcome.out.decode("utf-8", "replace")
         if outcome.trouble:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The host itself: its rows, what happens at its start and before its end, and periodic scans.
+"""Hosts: their rows, what happens at a start and before an end, and periodic scans.
 
 Sources: ocaml/xapi/create_storage.ml, xapi_host.ml, xapi_pbd.ml, xapi_sr.ml.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
-from pathlib import Path
+from typing import Any
 
 from . import clock
 from .core import Context, Core
@@ -18,18 +17,8 @@ from .schema import NULL
 from .storage import Storage
 
 
-def read_inventory(path: Path) -> dict[str, str]:
-    """KEY='value' lines of /etc/xensource-inventory."""
-    entries = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        key, equals, text = line.partition("=")
-        if equals:
-            entries[key.strip()] = text.strip().strip("'\"")
-    return entries
-
-
 class Host:
-    """This host."""
+    """What XAPI does about the hosts of the pool."""
 
     def __init__(self, core: Core, storage: Storage, messages: Messages) -> None:
         self._core = core
@@ -38,28 +27,40 @@ class Host:
         self._stopping = threading.Event()
 
     def ensure_rows(self) -> None:
-        """Create pool, host, its metrics and control domain, unless they exist."""
+        """Create pool and this host, unless they exist."""
         db = self._core.db
-        if not db.refs("host"):
-            inventory = read_inventory(self._core.config.inventory)
-            host = self._create_host(inventory)
-            dom0 = self._create_control_domain(inventory["CONTROL_DOMAIN_UUID"], host)
-            db.set("host", host, "control_domain", dom0)
+        if not db.refs("pool"):
+            host = self.add(self._core.node.identity(), enabled=True)
             db.create("pool", {"name_label": "lab", "master": host, "default_SR": NULL})
         db.set("host", self._core.host, "enabled", True)
+        self._core.nodes.add(self._core.host, self._core.node)
         db.flush()
 
-    def _create_host(self, inventory: dict[str, str]) -> str:
-        name = socket.gethostname()
+    def add(self, identity: dict[str, str], *, enabled: bool) -> str:
+        """A host, its metrics and its control domain; returns its reference."""
+        db = self._core.db
+        host = self._create_host(identity, enabled)
+        db.set("host", host, "control_domain", self._create_control_domain(identity, host))
+        return host
+
+    def remove(self, host: str) -> None:
+        """A host has left: it goes, with its metrics and its control domain."""
+        db, record = self._core.db, self._core.db.record("host", host)
+        db.destroy("VM", record["control_domain"])
+        db.destroy("host_metrics", record["metrics"])
+        db.destroy("host", host)
+
+    def _create_host(self, identity: dict[str, str], enabled: bool) -> str:
+        name = identity["name"]
         metrics = self._core.db.create(
             "host_metrics",
             {"live": True, "last_updated": clock.now(), "memory_total": str(1 << 30)},
         )
-        version = inventory.get("PRODUCT_VERSION", "8.3.0")
         return self._core.db.create(
             "host",
             {
-                "uuid": inventory["INSTALLATION_UUID"],
+                "uuid": identity["uuid"],
+                "enabled": enabled,
                 "name_label": name,
                 "hostname": name,
                 "address": "127.0.0.1",
@@ -67,17 +68,20 @@ class Host:
                 "API_version_major": "2",
                 "API_version_minor": "21",
                 "API_version_vendor": "lab",
-                "software_version": {"product_brand": "XCP-ng", "product_version": version},
+                "software_version": {
+                    "product_brand": "XCP-ng",
+                    "product_version": identity["version"],
+                },
                 "cpu_info": {"cpu_count": "1", "socket_count": "1"},
             },
         )
 
-    def _create_control_domain(self, uuid: str, host: str) -> str:
+    def _create_control_domain(self, identity: dict[str, str], host: str) -> str:
         return self._core.db.create(
             "VM",
             {
-                "uuid": uuid,
-                "name_label": f"Control domain on host: {socket.gethostname()}",
+                "uuid": identity["control_domain"],
+                "name_label": f"Control domain on host: {identity['name']}",
                 "is_control_domain": True,
                 "power_state": "Running",
                 "resident_on": host,
@@ -88,39 +92,42 @@ class Host:
 
     # Start -----------------------------------------------------------------------------------
 
-    def plug_all(self) -> None:
-        """What xapi does about PBDs when it starts: two attempts for each, then an alert.
+    def plug_all(self, host: str) -> None:
+        """What xapi does about PBDs when it starts on a host: two attempts each, then an alert.
 
         The second attempt belongs to the moment when the management interface has its address.
         There is no third, ever.
         """
-        self._resynchronise()
+        self._resynchronise(host)
         for _ in range(2):
-            for pbd in self._unplugged():
+            for pbd in self._unplugged(host):
                 self._try_plug(pbd)
             self._core.db.flush()
-        unplugged = self._unplugged()
+        unplugged = self._unplugged(host)
         if unplugged:
             self._core.log.debug(
                 "create_storage", f"Some PBDs are not currently plugged: {', '.join(unplugged)}"
             )
-            uuid = self._core.db.get("host", self._core.host, "uuid")
+            uuid = self._core.db.get("host", host, "uuid")
             self._messages.add("PBD_PLUG_FAILED_ON_SERVER_START", "3", "Host", uuid, "")
             self._core.db.flush()
 
-    def _resynchronise(self) -> None:
+    def _resynchronise(self, host: str) -> None:
         """currently_attached := the SR is in the table, which a reboot has emptied."""
-        db = self._core.db
+        db, attached = self._core.db, self._core.nodes.of(host).attached
         for vbd, record in db.records("VBD").items():
             # Dom0's data paths are not reconnected: what used them ended with the emulator.
-            if db.get("VM", record["VM"], "is_control_domain"):
+            if record["VM"] == db.get("host", host, "control_domain"):
                 db.destroy("VBD", vbd)
-        for pbd, record in db.records("PBD").items():
-            attached = db.get("SR", record["SR"], "uuid") in self._core.attached
-            db.set("PBD", pbd, "currently_attached", attached)
+        for pbd, record in self._pbds(host).items():
+            plugged = db.get("SR", record["SR"], "uuid") in attached
+            db.set("PBD", pbd, "currently_attached", plugged)
 
-    def _unplugged(self) -> list[str]:
-        pbds = self._core.db.records("PBD").items()
+    def _pbds(self, host: str) -> dict[str, dict[str, Any]]:
+        return self._core.db.records("PBD", lambda pbd: pbd["host"] == host)
+
+    def _unplugged(self, host: str) -> list[str]:
+        pbds = self._pbds(host).items()
         return [pbd for pbd, record in pbds if not record["currently_attached"]]
 
     def _try_plug(self, pbd: str) -> None:
@@ -134,11 +141,11 @@ class Host:
     # End -------------------------------------------------------------------------------------
 
     def prepare_for_poweroff(self, _context: Context, host: str) -> None:
-        """Unplug every PBD, one after another; the first failure leaves the rest plugged."""
+        """Unplug a host's PBDs, one after another; the first failure leaves the rest plugged."""
         log = self._core.log
         log.info("xapi_pbd", "Unplugging all SRs plugged on local host")
         self._core.db.set("host", host, "enabled", False)
-        for pbd, record in self._core.db.records("PBD").items():
+        for pbd, record in self._pbds(host).items():
             if record["currently_attached"]:
                 log.debug("xapi_pbd", f"Unplugging PBD {record['uuid']}")
                 self._storage.unplug(pbd)

@@ -30,13 +30,14 @@ class Plugins:
             f"Host.call_plugin host = '{uuid}'; plugin = '{plugin}'; fn = '{function}' "
             "args = [ 'hidden' ]",
         )
-        folder = self._core.config.plugin_dir
-        if not folder.is_dir() or plugin not in (path.name for path in folder.iterdir()):
+        node = self._core.nodes.of(host)
+        folder = node.settings()["xapi-plugins-root"]
+        if plugin not in (node.programs(folder) or {}):
             raise ApiError("XENAPI_MISSING_PLUGIN", plugin)
         pairs = {key: str(value) for key, value in arguments.items()}
         request = wire.method_call(function, [context.session, pairs])
         self._core.db.flush()
-        outcome = process.run([str(folder / plugin), request], ENVIRONMENT)
+        outcome = node.run_program([f"{folder}/{plugin}", request], ENVIRONMENT)
         out = outcome.out.decode("utf-8", "replace")
         if outcome.trouble:
             raise ApiError("XENAPI_PLUGIN_FAILURE", outcome.trouble, out, outcome.err)

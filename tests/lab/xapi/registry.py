@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Which drivers there are, and the table SM (sm_exec.ml, storage_access.ml, xapi_sm.ml)."""
+"""Which drivers the hosts have, and the table SM (sm_exec.ml, storage_access.ml, xapi_sm.ml)."""
 
 from __future__ import annotations
 
-import os
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import conf, wire
-from .config import Config
 from .db import Database
 from .driver import Driver
 from .errors import ApiError
 from .log import Log
+from .nodes import Nodes
 
 #: ocaml/xapi/smint.ml, string_to_capability_table.
 KNOWN_FEATURES = frozenset(
@@ -118,33 +117,46 @@ def _features(capabilities: list[str]) -> dict[str, str]:
 
 
 class Registry:
-    """The drivers found when the emulator started; nothing looks for them later."""
+    """The drivers found when each host started; nothing looks for them later."""
 
-    def __init__(self, config: Config, db: Database, log: Log, driver: Driver) -> None:
-        self._config = config
+    def __init__(self, db: Database, log: Log, driver: Driver, nodes: Nodes) -> None:
         self._db = db
         self._log = log
         self._driver = driver
-        self._found: dict[str, DriverInfo] = {}
+        self._nodes = nodes
+        #: By host and type.
+        self._found: dict[str, dict[str, DriverInfo]] = {}
 
-    def register(self) -> None:
-        """Look for drivers, ask each for its description, bring the table SM in line."""
-        settings = conf.read(self._config.conf_file, self._config.conf_dir)
-        folder = Path(settings.get("sm-dir", str(self._config.sm_dir)))
+    def register(self, host: str) -> None:
+        """What the start of a host does: look for its drivers, bring the table SM in line."""
+        self._synchronise(host, self.look(host))
+
+    def look(self, host: str) -> set[str]:
+        """Ask each of a host's drivers for its description; the names of all that is there."""
+        node = self._nodes.of(host)
+        settings = node.settings()
+        folder = Path(settings["sm-dir"])
         self._log.info("xapi", "Registering SMAPIv1 plugins")
-        self._found = {}
-        if folder.is_dir():
+        self._found[host] = {}
+        programs = node.programs(str(folder))
+        if programs is not None:
             self._log.debug("sm_exec", f"Scanning directory {folder} for SM plugins")
-            for path in sorted(folder.iterdir()):
-                if path.name.endswith("SR"):
-                    self._consider(path, settings)
+            for name, executable in programs.items():
+                if name.endswith("SR"):
+                    self._consider(host, folder / name, executable, settings)
         else:
             self._log.error(
                 "sm_exec", f"Not scanning {folder} for SM backends: directory does not exist"
             )
-        self._synchronise()
+        return set(programs or {})
 
-    def _consider(self, path: Path, settings: dict[str, str]) -> None:
+    def forget(self, host: str) -> None:
+        """A host has left the pool."""
+        self._found.pop(host, None)
+
+    def _consider(
+        self, host: str, path: Path, executable: bool, settings: dict[str, str]
+    ) -> None:
         name = path.name.removesuffix("SR")
         if not conf.accepts(settings, name):
             self._log.info(
@@ -154,9 +166,9 @@ class Registry:
             )
             return
         try:
-            if not os.access(path, os.X_OK):
+            if not executable:
                 raise PermissionError(f"{path} is not executable")
-            info = parse_driver_info(path, self._driver.query(path))
+            info = parse_driver_info(path, self._driver.query(host, path))
         except Exception as problem:  # pylint: disable=broad-except
             # As in xapi: whatever is wrong with a driver, xapi starts without it.
             self._log.error(
@@ -165,16 +177,18 @@ class Registry:
                 f"{_reason(problem)} (executable)",
             )
             return
-        self._found[info.type] = info
+        self._found[host][info.type] = info
 
-    def _synchronise(self) -> None:
-        """Rows for what was found; rows without a driver file go (xapi 25.21 and later)."""
+    def _synchronise(self, host: str, names: set[str]) -> None:
+        """Rows for what was found on a host; rows whose file it has not go, though other hosts may
+        have it (xapi 25.21 and later)."""
+        found = self._found[host]
         for ref, row in self._db.records("SM").items():
-            needed = row["type"] in self._found or self._type_in_use(row["type"])
-            if not needed or not Path(row["driver_filename"]).exists():
+            needed = row["type"] in found or self._type_in_use(row["type"])
+            if not needed or Path(row["driver_filename"]).name not in names:
                 self._db.destroy("SM", ref)
         rows = {row["type"]: ref for ref, row in self._db.records("SM").items()}
-        for info in self._found.values():
+        for info in found.values():
             if info.type in rows:
                 self._update(rows[info.type], info)
             else:
@@ -185,21 +199,28 @@ class Registry:
         return any(record["type"] == driver_type for record in self._db.records("SR").values())
 
     def _update(self, ref: str, info: DriverInfo) -> None:
-        """Renew a row; features are only ever added (until xapi 26.12)."""
-        features = {**self._db.get("SM", ref, "features"), **info.features}
+        """Renew a row; features are only ever added (until xapi 26.12), and not before every host
+        has offered them (host_pending_features)."""
+        offers = [self._found.get(host, {}).get(info.type) for host in self._db.refs("host")]
+        agreed = {
+            name: version
+            for name, version in info.features.items()
+            if all(offer is not None and name in offer.features for offer in offers)
+        }
+        features = {**self._db.get("SM", ref, "features"), **agreed}
         for field, value in info.row().items():
             self._db.set("SM", ref, field, value)
         self._db.set("SM", ref, "features", features)
         self._db.set("SM", ref, "capabilities", sorted(features))
 
-    def types(self) -> list[str]:
-        """SR types that a driver was found for."""
-        return sorted(self._found)
+    def types(self, host: str) -> list[str]:
+        """SR types that a driver was found for on a host."""
+        return sorted(self._found[host])
 
-    def driver_of(self, sr_type: str) -> DriverInfo:
-        """The driver of a type. Raises SR_UNKNOWN_DRIVER."""
+    def driver_of(self, host: str, sr_type: str) -> DriverInfo:
+        """A host's driver of a type. Raises SR_UNKNOWN_DRIVER."""
         try:
-            return self._found[sr_type]
+            return self._found.get(host, {})[sr_type]
         except KeyError:
             raise ApiError("SR_UNKNOWN_DRIVER", sr_type) from None
 

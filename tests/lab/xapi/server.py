@@ -13,7 +13,7 @@ import socketserver
 import threading
 import urllib.parse
 import xmlrpc.client
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,37 +22,75 @@ from xml.parsers.expat import ExpatError
 
 from . import wire
 from .api import Api
+from .config import Config
 from .core import Context
 from .errors import ApiError, description_of
+from .peer import HELLO, JOIN
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection of a client."""
+class Answering(BaseHTTPRequestHandler):
+    """One connection of a client, whatever is served."""
 
     protocol_version = "HTTP/1.1"
-    #: Set by the subclass that serve() makes.
-    api: Api
-    _answering = False
+    answering = False
 
     def handle(self) -> None:
         """Serve the connection; a client that vanishes is nothing to report."""
         with suppress(ConnectionError):
             super().handle()
 
+    def body(self) -> bytes:
+        """What the client sent."""
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def answer(self, text: str, content_type: str, status: int = 200) -> None:
+        """Answer the request."""
+        # The content type has no charset: npm's xen-api takes nothing else for JSON.
+        data = text.encode()
+        self.answering = True
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if data:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
+        """The log is for what xapi logs."""
+
+
+def tell(call: Callable[[], Any]) -> str:
+    """The answer to another host: what the call returns or fails with, for Peer.tell."""
+    try:
+        return json.dumps({"result": call()})
+    except Exception as failure:  # pylint: disable=broad-except
+        # The other side always gets an answer; what is not an ApiError is an INTERNAL_ERROR.
+        return json.dumps({"error": description_of(failure)})
+
+
+class Handler(Answering):
+    """One connection of a client of a master."""
+
+    #: Set by handler_of().
+    api: Api
+
     def do_POST(self) -> None:  # pylint: disable=invalid-name
-        """/jsonrpc is JSON-RPC 2.0, every other path XML-RPC."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path.partition("?")[0] == "/jsonrpc":
-            self._answer(json.dumps(self._json_rpc(body)), "application/json")
+        """/jsonrpc is JSON-RPC 2.0, what is below /lab another host, every other path XML-RPC."""
+        path, body = self.path.partition("?")[0], self.body()
+        from_hosts = {JOIN: self.api.pool.admit, HELLO: self.api.pool.hello}
+        if path in from_hosts:
+            self.answer(tell(lambda: from_hosts[path](json.loads(body))), "application/json")
+        elif path == "/jsonrpc":
+            self.answer(json.dumps(self._json_rpc(body)), "application/json")
         else:
-            self._answer(self._xml_rpc(body), "text/xml")
+            self.answer(self._xml_rpc(body), "text/xml")
 
     def do_PUT(self) -> None:  # pylint: disable=invalid-name
         """/import_raw_vdi?session_id=&task_id=&vdi=: the body becomes the VDI's contents."""
         length = int(self.headers.get("Content-Length", 0))
         with self._transfer("/import_raw_vdi") as (context, vdi):
             self.api.datapath.import_raw(context, vdi, self.rfile, length)  # type: ignore[arg-type]
-            self._answer("", "text/plain")
+            self.answer("", "text/plain")
 
     def do_GET(self) -> None:  # pylint: disable=invalid-name
         """/export_raw_vdi?session_id=&task_id=&vdi=: the VDI's contents."""
@@ -60,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
             pieces = self.api.datapath.export_raw(context, vdi)
             # The data path opens with the first piece: until then a failure can be answered.
             first = next(pieces, b"")
-            self._answering = True
+            self.answering = True
             self.send_response(200)
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Content-Length", self.api.core.db.get("VDI", vdi, "virtual_size"))
@@ -77,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         core, task = self.api.core, query.get("task_id", "")
         # After a failure the rest of the body is still to come: the connection cannot go on.
         self.close_connection = True
-        self._answering = False
+        self.answering = False
         try:
             if url.path != path:
                 raise ApiError("HANDLE_INVALID", "path", url.path)
@@ -87,23 +125,12 @@ class Handler(BaseHTTPRequestHandler):
             # The client learns of it from the task, as with xapi.
             core.log.error("datapath", f"{path} failed with exception {failure}")
             core.tasks.finish(task, "failure", error_info=description_of(failure))
-            if not self._answering:
-                self._answer("; ".join(description_of(failure)), "text/plain", status=500)
+            if not self.answering:
+                self.answer("; ".join(description_of(failure)), "text/plain", status=500)
         else:
             core.tasks.finish(task, "success")
         finally:
             core.db.flush()
-
-    def _answer(self, text: str, content_type: str, status: int = 200) -> None:
-        # The content type has no charset: npm's xen-api takes nothing else for JSON.
-        data = text.encode()
-        self._answering = True
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if data:
-            self.wfile.write(data)
 
     def _xml_rpc(self, body: bytes) -> str:
         try:
@@ -126,8 +153,10 @@ class Handler(BaseHTTPRequestHandler):
             answer = {"error": {"code": 1, "message": code, "data": parameters}}
         return {"jsonrpc": "2.0", "id": request.get("id"), **answer}
 
-    def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
-        """The log is for what xapi logs."""
+
+def handler_of(api: Api) -> type[Handler]:
+    """The handler of one API."""
+    return type("BoundHandler", (Handler,), {"api": api})
 
 
 def _jsonable(item: Any) -> Any:
@@ -157,19 +186,22 @@ class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class Server:
-    """Both listeners of one API."""
+    """Both listeners of one emulator."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_socket: type[BaseHTTPRequestHandler],
+        on_port: type[BaseHTTPRequestHandler],
+    ) -> None:
         """Open the port and the socket; a link makes the socket known under its usual name."""
-        config = api.core.config
-        handler = type("BoundHandler", (Handler,), {"api": api})
         target = config.socket_target
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        self._unix = _UnixServer(str(target), handler)
+        self._unix = _UnixServer(str(target), on_socket)
         if config.socket != target:
             _link(config.socket, target)
-        self._tcp = _TcpServer((config.http_host, config.http_port), handler)
+        self._tcp = _TcpServer((config.http_host, config.http_port), on_port)
         self._stopping = False
         self._threads: list[threading.Thread] = []
 

@@ -14,11 +14,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from . import driver
+from .attached import AttachedTable
 from .core import Core
 from .driver import Subject, Unimplemented
 from .errors import ApiError
+from .registry import DriverInfo
 
-#: Commands that no two drivers on this host run at the same time (sm.ml).
+#: Commands that no two drivers on one host run at the same time (sm.ml).
 SERIALISED = frozenset({"sr_attach", "sr_detach", "sr_probe"})
 
 
@@ -27,20 +29,32 @@ class Smapi:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._attach_detach = threading.Lock()
+        self._attach_detach: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._sr_locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
     def device_config(self, sr: str) -> dict[str, str]:
-        """SRmaster, then the device_config of this host's PBD. Raises SR_NO_PBDS."""
-        # One host: it is the pool's master, and it has the only PBD of a local SR.
+        """SRmaster, then the device_config of the SR's PBD. Raises SR_NO_PBDS."""
+        # The SRs here are local: whoever has the only PBD of one is its master.
         return {"SRmaster": "true", **self._core.db.get("PBD", self.my_pbd(sr), "device_config")}
 
     def my_pbd(self, sr: str) -> str:
-        """The PBD that connects this host to the SR. Raises SR_NO_PBDS."""
+        """The PBD that connects a host to the SR. Raises SR_NO_PBDS."""
         pbds: list[str] = self._core.db.get("SR", sr, "PBDs")
         if not pbds:
             raise ApiError("SR_NO_PBDS", sr)
         return pbds[0]
+
+    def host_of(self, sr: str) -> str:
+        """The host that the SR is connected to, where its driver runs. Raises SR_NO_PBDS."""
+        return str(self._core.db.get("PBD", self.my_pbd(sr), "host"))
+
+    def driver_of(self, sr: str) -> DriverInfo:
+        """The SR's driver, on its host. Raises SR_NO_PBDS, SR_UNKNOWN_DRIVER."""
+        sr_type = self._core.db.get("SR", sr, "type")
+        return self._core.registry.driver_of(self.host_of(sr), sr_type)
+
+    def _attached(self, sr: str) -> AttachedTable:
+        return self._core.nodes.of(self.host_of(sr)).attached
 
     def attached_pbd(self, sr: str) -> str:
         """The same, for what needs an attached PBD. Raises SR_NO_PBDS when it is not."""
@@ -51,6 +65,7 @@ class Smapi:
 
     def run(
         self,
+        host: str,
         sr_type: str,
         command: str,
         arguments: Sequence[str],
@@ -58,13 +73,15 @@ class Smapi:
         subject: Subject,
         note: str = "",
     ) -> ET.Element:
-        """Run one command of the driver of a type. note goes to the log, after the command."""
-        name = self._core.registry.driver_of(sr_type).executable
-        lock = self._attach_detach if command in SERIALISED else nullcontext()
+        """Run one command of a host's driver. note goes to the log, after the command."""
+        name = self._core.registry.driver_of(host, sr_type).executable
+        lock = self._attach_detach[host] if command in SERIALISED else nullcontext()
         with lock:
             about = note or f"sr={subject.sr_ref}"
             self._core.log.debug("sm", f"SM {sr_type} {command} {about}")
-            return self._core.driver.call(name, command, arguments, device_config, subject)
+            return self._core.driver.call(
+                host, name, command, arguments, device_config, subject
+            )
 
     def run_on(
         self,
@@ -77,7 +94,8 @@ class Smapi:
         """Run one command with the device_config in the database."""
         sr_type = self._core.db.get("SR", sr, "type")
         subject = subject or Subject(sr_ref=sr)
-        return self.run(sr_type, command, arguments, self.device_config(sr), subject, note)
+        config = self.device_config(sr)
+        return self.run(self.host_of(sr), sr_type, command, arguments, config, subject, note)
 
     @contextmanager
     def _logged(self, call: str, **parameters: Any) -> Iterator[None]:
@@ -97,8 +115,7 @@ class Smapi:
     def create(self, sr: str, name_label: str, name_description: str, size: int) -> dict[str, str]:
         """sr_create. Returns the device_config as it was before the driver ran."""
         db, uuid = self._core.db, self._uuid(sr)
-        sr_type = db.get("SR", sr, "type")
-        self._core.registry.driver_of(sr_type)
+        self.driver_of(sr)
         config: dict[str, str] = db.get("PBD", self.my_pbd(sr), "device_config")
         self._core.log.info(
             "storage_mux",
@@ -115,10 +132,8 @@ class Smapi:
             physical_size=size,
         ):
             with self._sr_locks[uuid], _not_implemented(sr):
-                full = {"SRmaster": "true", **config}
                 note = f"sr={sr} size={size}"
-                subject = Subject(sr_ref=sr)
-                driver.unit(self.run(sr_type, "sr_create", [str(size)], full, subject, note))
+                driver.unit(self.run_on(sr, "sr_create", [str(size)], note=note))
         return config
 
     def attach(self, sr: str) -> None:
@@ -129,9 +144,10 @@ class Smapi:
             line = f"SR.attach dbg:{sr} sr:{uuid} device_config:[{_masked(config)}]"
             self._core.log.info(module, line)
         with self._logged("SR.attach", sr=uuid, device_config=config), self._sr_locks[uuid]:
-            if uuid not in self._core.attached:
+            attached = self._attached(sr)
+            if uuid not in attached:
                 driver.unit(self.run_on(sr, "sr_attach"))
-                self._core.attached.add(uuid)
+                attached.add(uuid)
 
     def detach(self, sr: str) -> None:
         """sr_detach, after what is left of data paths. Raises SR_NOT_ATTACHED."""
@@ -147,14 +163,14 @@ class Smapi:
         uuid = self._uuid(sr)
         self._core.log.info("storage_smapiv1_wrapper", f"{call} dbg:{sr} sr:{uuid}")
         with self._logged(call, sr=uuid), self._sr_locks[uuid]:
-            if uuid not in self._core.attached:
+            if uuid not in self._attached(sr):
                 raise ApiError("SR_NOT_ATTACHED", uuid)
             self._close_datapaths(sr, uuid)
             driver.unit(self.run_on(sr, command))
-            self._core.attached.remove(uuid)
+            self._attached(sr).remove(uuid)
 
     def _close_datapaths(self, sr: str, uuid: str) -> None:
-        for vdi_uuid in self._core.attached.vdis(uuid):
+        for vdi_uuid in self._attached(sr).vdis(uuid):
             try:
                 self.close(self._core.db.by_uuid("VDI", vdi_uuid))
             except ApiError as failure:
@@ -175,13 +191,15 @@ class Smapi:
     def _require_attached(self, sr: str, call: str, command: str) -> None:
         uuid = self._uuid(sr)
         with self._logged(call, sr=uuid), self._sr_locks[uuid], _not_implemented(sr):
-            if uuid not in self._core.attached:
+            if uuid not in self._attached(sr):
                 raise ApiError("SR_NOT_ATTACHED", uuid)
             driver.unit(self.run_on(sr, command))
 
-    def probe(self, sr_type: str, config: dict[str, str], sm_config: dict[str, str]) -> str:
+    def probe(
+        self, host: str, sr_type: str, config: dict[str, str], sm_config: dict[str, str]
+    ) -> str:
         """sr_probe: no SR, no rights, and the text comes back as the driver wrote it."""
-        features = self._core.registry.driver_of(sr_type).features
+        features = self._core.registry.driver_of(host, sr_type).features
         with self._logged("SR.probe", queue=sr_type, device_config=config, sm_config=sm_config):
             if "SR_PROBE" not in features:
                 text = "Operation 'sr_probe' not supported by this SR type"
@@ -190,7 +208,7 @@ class Smapi:
             full = {"SRmaster": "true", **config}
             subject = Subject(sr_sm_config=sm_config)
             note = f"sm_config=[{pairs}]"
-            return driver.text_of(self.run(sr_type, "sr_probe", [], full, subject, note))
+            return driver.text_of(self.run(host, sr_type, "sr_probe", [], full, subject, note))
 
     def run_on_vdi(
         self,
@@ -211,43 +229,42 @@ class Smapi:
         sr, uuid, sr_uuid = self._names(vdi)
         mode = str(read_write).lower()
         answer = driver.attach_result(self.run_on_vdi(vdi, "vdi_attach", [mode]))
-        self._core.attached.set_vdi(sr_uuid, uuid, read_write=read_write, activated=False)
+        attached = self._attached(sr)
+        attached.set_vdi(sr_uuid, uuid, read_write=read_write, activated=False)
         self._note_read_caching(vdi, answer)
-        if "VDI_ACTIVATE" in self._driver_features(sr):
+        # What the driver said, not what the SM row says (storage_smapiv1.ml).
+        if "VDI_ACTIVATE" in self.driver_of(sr).features:
             driver.unit(self.run_on_vdi(vdi, "vdi_activate", [mode]))
-        self._core.attached.set_vdi(sr_uuid, uuid, read_write=read_write, activated=True)
+        attached.set_vdi(sr_uuid, uuid, read_write=read_write, activated=True)
         return answer
 
     def close(self, vdi: str) -> None:
         """vdi_deactivate, if it was activated, then vdi_detach; ends the note on read caching."""
         sr, uuid, sr_uuid = self._names(vdi)
-        state = self._core.attached.vdis(sr_uuid).get(uuid)
+        attached = self._attached(sr)
+        state = attached.vdis(sr_uuid).get(uuid)
         if state is None:
             return
         if state["activated"]:
-            if "VDI_DEACTIVATE" in self._driver_features(sr):
+            if "VDI_DEACTIVATE" in self.driver_of(sr).features:
                 driver.unit(self.run_on_vdi(vdi, "vdi_deactivate"))
             mode = state["read_write"]
-            self._core.attached.set_vdi(sr_uuid, uuid, read_write=mode, activated=False)
+            attached.set_vdi(sr_uuid, uuid, read_write=mode, activated=False)
         driver.unit(self.run_on_vdi(vdi, "vdi_detach"))
-        self._core.attached.remove_vdi(sr_uuid, uuid)
-        for key in self._read_caching_keys():
+        attached.remove_vdi(sr_uuid, uuid)
+        for key in self._read_caching_keys(sr):
             self._core.db.remove_from_map("VDI", vdi, "sm_config", key)
 
     def _names(self, vdi: str) -> tuple[str, str, str]:
         record = self._core.db.record("VDI", vdi)
         return record["SR"], record["uuid"], self._uuid(record["SR"])
 
-    def _driver_features(self, sr: str) -> dict[str, str]:
-        """What the driver said, not what the SM row says (storage_smapiv1.ml)."""
-        return self._core.registry.driver_of(self._core.db.get("SR", sr, "type")).features
-
-    def _read_caching_keys(self) -> tuple[str, str]:
-        host = self._core.db.get("host", self._core.host, "uuid")
+    def _read_caching_keys(self, sr: str) -> tuple[str, str]:
+        host = self._core.db.get("host", self.host_of(sr), "uuid")
         return f"read-caching-enabled-on-{host}", f"read-caching-reason-{host}"
 
     def _note_read_caching(self, vdi: str, answer: driver.AttachResult) -> None:
-        enabled, reason = self._read_caching_keys()
+        enabled, reason = self._read_caching_keys(self._core.db.get("VDI", vdi, "SR"))
         for key in (enabled, reason):
             self._core.db.remove_from_map("VDI", vdi, "sm_config", key)
         cached = str(not answer.o_direct).lower()

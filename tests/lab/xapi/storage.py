@@ -127,12 +127,13 @@ class Storage:
     def _assert_destructible(self, sr: str) -> None:
         if self._core.db.get("SR", sr, "other_config").get("indestructible") == "true":
             raise ApiError("SR_INDESTRUCTIBLE", sr)
-        if self._core.db.get("host", self._core.host, "local_cache_sr") == sr:
-            raise ApiError("SR_IS_CACHE_SR", self._core.host)
+        host = self._smapi.host_of(sr)
+        if self._core.db.get("host", host, "local_cache_sr") == sr:
+            raise ApiError("SR_IS_CACHE_SR", host)
 
     def _delete_on_disk(self, sr: str) -> None:
         db, pbd = self._core.db, self._smapi.my_pbd(sr)
-        self._core.registry.driver_of(db.get("SR", sr, "type"))
+        self._smapi.driver_of(sr)
         self._smapi.attach(sr)
         db.set("PBD", pbd, "currently_attached", True)
         try:
@@ -194,11 +195,11 @@ class Storage:
         host_uuid = core.db.get("host", host, "uuid")
         core.log.info("message_forwarding", f"SR.probe: host = '{host_uuid}'")
         core.log.debug("xapi_sr", f"SR.probe sm_config=[ {_joined(sm_config)} ]")
-        return self._smapi.probe(sr_type.lower(), device_config, sm_config)
+        return self._smapi.probe(host, sr_type.lower(), device_config, sm_config)
 
     def sr_get_supported_types(self, _context: Context) -> list[str]:
         """SR.get_supported_types: what has a driver on this host."""
-        return self._core.registry.types()
+        return self._core.registry.types(self._core.host)
 
     # PBD -------------------------------------------------------------------------------------
 
@@ -265,7 +266,7 @@ class Storage:
         """The plug itself, as xapi does it at its start too (Xapi_pbd.plug)."""
         db, record = self._core.db, self._core.db.record("PBD", pbd)
         sr = record["SR"]
-        self._core.registry.driver_of(db.get("SR", sr, "type"))
+        self._smapi.driver_of(sr)
         if record["currently_attached"]:
             return
         self._smapi.attach(sr)

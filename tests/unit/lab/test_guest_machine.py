@@ -12,6 +12,7 @@ import pytest
 from tests.lab import disks, host, qemu, swtpm
 from tests.lab.errors import LabError
 from tests.lab.image import Image
+from tests.lab.lan import Lan
 from tests.lab.machine import Machine
 
 
@@ -160,6 +161,17 @@ def test_only_the_state_can_be_written_by_the_guest(tmp_path: Path) -> None:
     ]
     layers = [json.loads(word) for word in argv if '"node-name": "root"' in word]
     assert all(layer["read-only"] for layer in layers)
+
+
+def test_machines_on_one_network_have_addresses_of_their_own(tmp_path: Path) -> None:
+    lan = Lan()
+    one, two = lan.nic(), lan.nic()
+    assert one.address != two.address
+    assert one.port == two.port
+    line = " ".join(command(tmp_path / "two", nic=two))
+    assert f"lab.address={two.address}" in line
+    assert "mac=52:54:00:4c:41:02" in line
+    assert "mcast" not in " ".join(command(tmp_path / "alone"))
 
 
 def test_a_machine_without_a_tpm(tmp_path: Path) -> None:

@@ -248,11 +248,11 @@ def test_whitelist(idle: Sandbox) -> None:
         "other=1\nsm-plugins=ext\nsm-plugins=Fake\n"
     )
     idle.start()
-    assert idle.core.registry.types() == ["fake"]
+    assert idle.core.registry.types(idle.host) == ["fake"]
     assert "Skipping SMAPIv1 plugin OTHER: not in sm-plugins whitelist" in idle.log()
     (idle.config.conf_dir / "99-last.rpmsave").unlink()
     idle.restart_toolstack()
-    assert idle.core.registry.types() == ["fake", "other"]
+    assert idle.core.registry.types(idle.host) == ["fake", "other"]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_whitelist(idle: Sandbox) -> None:
 def test_rejected_driver(idle: Sandbox, behaviour: dict[str, Any]) -> None:
     idle.behave(sr_get_driver_info=behaviour)
     idle.start()
-    assert idle.core.registry.types() == []
+    assert idle.core.registry.types(idle.host) == []
     assert idle.core.db.refs("SM") == []
     assert "Rejecting SM plugin: FAKE because of exception: " in idle.log()
 

@@ -3,7 +3,7 @@
 
 The sandbox copies it as <NAME>SR next to the socket of its emulator. It talks XML-RPC by itself, to
 start quickly. behaviour.json: command -> {"fault": [code, text], "raw": text, "exit": code,
-"signal": number, "stderr": text, "api": [[method, arguments…]…]}.
+"signal": number, "stderr": text, "api": [[method, arguments…]…], "wait_for": a file to come}.
 """
 
 import http.client
@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 import xmlrpc.client
 from pathlib import Path
@@ -135,6 +136,8 @@ def main():
     }
     with (HERE / "calls").open("a") as calls:
         calls.write(json.dumps(note, default=str) + "\n")
+    while "wait_for" in behaviour and not Path(behaviour["wait_for"]).exists():
+        time.sleep(0.01)
     sys.stderr.write(behaviour.get("stderr", ""))
     sys.stderr.flush()
     if "signal" in behaviour:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from tests.lab.xapi.api import Api
 from tests.lab.xapi.cli.client import Client
 from tests.lab.xapi.config import Config
 from tests.lab.xapi.core import Core
-from tests.lab.xapi.daemon import Emulator
+from tests.lab.xapi.daemon import Emulator, create
+from tests.lab.xapi.member import Member
 
 HERE = Path(__file__).resolve().parent
 XE = HERE.parents[1] / "lab" / "xe"
@@ -30,8 +34,10 @@ class Sandbox:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.config = Config.under(root)
-        self.emulator: Emulator | None = None
+        self.config = dataclasses.replace(Config.under(root), fuse=0.01)
+        self.emulator: Emulator | Member | None = None
+        #: Set when the emulator wants to be started again.
+        self.restart_wanted = threading.Event()
         for path in (self.config.sm_dir, self.config.plugin_dir, self.config.conf_dir):
             path.mkdir(parents=True)
         self.config.inventory.write_text(
@@ -83,7 +89,8 @@ class Sandbox:
 
     def start(self) -> None:
         """Start the emulator, as at boot."""
-        self.emulator = Emulator(self.config)
+        self.restart_wanted.clear()
+        self.emulator = create(self.config, self.restart_wanted.set)
         self.emulator.start()
 
     def stop(self) -> None:
@@ -105,14 +112,21 @@ class Sandbox:
 
     @property
     def api(self) -> Api:
-        """The running emulator's API."""
-        assert self.emulator is not None
+        """The running emulator's API, of a master."""
+        assert isinstance(self.emulator, Emulator)
         return self.emulator.api
 
     @property
     def core(self) -> Core:
         """The running emulator's parts."""
         return self.api.core
+
+    @property
+    def address(self) -> str:
+        """Where the running emulator listens for other hosts."""
+        assert self.emulator is not None
+        assert self.emulator.server is not None
+        return f"127.0.0.1:{self.emulator.server.port}"
 
     @property
     def host(self) -> str:
@@ -150,9 +164,8 @@ class Sandbox:
         )
 
 
-@pytest.fixture
-def idle() -> Iterator[Sandbox]:
-    """A host whose emulator does not run yet."""
+@contextmanager
+def _sandbox() -> Iterator[Sandbox]:
     # A socket's path must be short, which pytest's own folders are not.
     root = Path(f"/tmp/lab{uuid.uuid4().hex[:12]}")
     sandbox = Sandbox(root)
@@ -161,6 +174,22 @@ def idle() -> Iterator[Sandbox]:
     finally:
         sandbox.stop()
         shutil.rmtree(root)
+
+
+@pytest.fixture
+def idle() -> Iterator[Sandbox]:
+    """A host whose emulator does not run yet."""
+    with _sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def other() -> Iterator[Sandbox]:
+    """Another host, whose emulator runs."""
+    with _sandbox() as sandbox:
+        sandbox.start()
+        sandbox.calls()
+        yield sandbox
 
 
 @pytest.fixture

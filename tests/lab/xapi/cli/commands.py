@@ -245,6 +245,12 @@ CALLS = {
         "host-uuid plugin fn",
         (_ref("host", "host-uuid"), _text("plugin"), _text("fn"), _plugin_arguments),
     ),
+    "pool-join": Call(
+        "pool.join",
+        "master-address master-username master-password",
+        (_text("master-address"), _text("master-username"), _text("master-password")),
+    ),
+    "pool-eject": Call("pool.eject", "host-uuid", (_ref("host", "host-uuid"),)),
     "host-prepare-for-poweroff": Call("host.prepare_for_poweroff", "", (_host,)),
 }
 
