@@ -103,6 +103,16 @@ def disk(request, tmp_path, monkeypatch):
     return made
 
 
+@pytest.fixture
+def on_disk(tmp_path):
+    """Writes a header to a file that stands for a disk; its path."""
+    def write(content):
+        path = tmp_path / "sdb"
+        path.write_bytes(content)
+        return str(path)
+    return write
+
+
 class Sysfs:
     """A tree like /sys/class/block: links to folders in which partitions lie in their disk."""
 

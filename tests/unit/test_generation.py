@@ -18,16 +18,6 @@ CLEVIS = "cb6e8904-81ff-40da-a84a-07ab9ab5715e"
 OURS = Identity(headers.SR, 1, 3)
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """Writes a header to a file that stands for a disk."""
-    def write(content):
-        path = tmp_path / "disk"
-        path.write_bytes(content)
-        return str(path)
-    return write
-
-
 # Identity
 
 
@@ -59,22 +49,22 @@ def test_a_text_is_parsed_only_to_what_is_written_the_same(text):
 # LUKS2
 
 
-def test_luks2_keeps_the_identity_in_label_and_subsystem(disk):
-    path = disk(headers.ours(1, 3))
+def test_luks2_keeps_the_identity_in_label_and_subsystem(on_disk):
+    path = on_disk(headers.ours(1, 3))
     assert identity_of(path) == OURS
-    assert identity_of(disk(headers.real(2))) == Identity(headers.SR, 0, 1)
+    assert identity_of(on_disk(headers.real(2))) == Identity(headers.SR, 0, 1)
 
 
 @pytest.mark.parametrize("fields", [
     {"label": str(OURS)}, {"label": str(OURS), "subsystem": "other"},
     {"label": "backup", "subsystem": "luksext"}, {}])
-def test_a_luks2_container_without_our_mark_is_not_ours(disk, fields):
-    assert identity_of(disk(headers.luks2(**fields))) is None
+def test_a_luks2_container_without_our_mark_is_not_ours(on_disk, fields):
+    assert identity_of(on_disk(headers.luks2(**fields))) is None
 
 
-def test_the_identity_of_a_disk_without_header_is_an_error(disk):
+def test_the_identity_of_a_disk_without_header_is_an_error(on_disk):
     with pytest.raises(HeaderMissing):
-        identity_of(disk(b""))
+        identity_of(on_disk(b""))
 
 
 def test_luks2_keeps_a_binding_as_clevis_does(programs):
@@ -85,19 +75,19 @@ def test_luks2_keeps_a_binding_as_clevis_does(programs):
     assert json.loads(programs.stdin("cryptsetup").decode()) == headers.binding_token(3, "a..c.d.e")
 
 
-def bindings(disk, tokens, slots=(0, 1)):
-    path = disk(headers.luks2(headers.metadata(slots=slots, tokens=tokens)))
+def bindings(on_disk, tokens, slots=(0, 1)):
+    path = on_disk(headers.luks2(headers.metadata(slots=slots, tokens=tokens)))
     return LUKS2.bindings(path, header.read(path))
 
 
-def test_luks2_bindings_come_in_the_order_of_their_tokens(disk):
-    assert bindings(disk, {"10": headers.binding_token(0, "x.b.c.d.e"),
+def test_luks2_bindings_come_in_the_order_of_their_tokens(on_disk):
+    assert bindings(on_disk, {"10": headers.binding_token(0, "x.b.c.d.e"),
                            "2": headers.binding_token(1, "a..c.d.e")}) == [
         Binding(1, "a..c.d.e"), Binding(0, "x.b.c.d.e")]
 
 
-def test_a_binding_of_a_real_header_is_found(disk):
-    path = disk(headers.real(2))
+def test_a_binding_of_a_real_header_is_found(on_disk):
+    path = on_disk(headers.real(2))
     [found] = LUKS2.bindings(path, header.read(path))
     assert found.slot == 0
     assert found.jwe.endswith("..iv.text.tag")
@@ -107,17 +97,17 @@ def test_a_binding_of_a_real_header_is_found(disk):
     {}, {"type": "systemd-tpm2", "keyslots": ["0"]}, {"type": "clevis", "keyslots": ["0"]},
     {"type": "clevis", "keyslots": ["0"], "jwe": "a.b.c.d.e"}, headers.binding_token(7),
     {"type": "clevis", "jwe": {}}, {"type": ["clevis"], "jwe": {}}, {"type": None}])
-def test_a_token_that_binds_no_active_keyslot_is_no_binding(disk, token):
-    assert bindings(disk, {"0": token}) == []
+def test_a_token_that_binds_no_active_keyslot_is_no_binding(on_disk, token):
+    assert bindings(on_disk, {"0": token}) == []
 
 
 @pytest.mark.parametrize("keyslots", [None, 0, True])
-def test_a_token_with_keyslots_of_another_type_is_no_binding(disk, keyslots):
-    assert bindings(disk, {"0": dict(headers.binding_token(), keyslots=keyslots)}) == []
+def test_a_token_with_keyslots_of_another_type_is_no_binding(on_disk, keyslots):
+    assert bindings(on_disk, {"0": dict(headers.binding_token(), keyslots=keyslots)}) == []
 
 
-def test_keyslots_that_are_a_text_are_no_binding(disk):
-    assert bindings(disk, {"0": dict(headers.binding_token(), keyslots="10")}) == []
+def test_keyslots_that_are_a_text_are_no_binding(on_disk):
+    assert bindings(on_disk, {"0": dict(headers.binding_token(), keyslots="10")}) == []
 
 
 # LUKS1
@@ -136,8 +126,8 @@ def test_luks1_keeps_identity_and_binding_in_luksmeta(programs):
     assert identity[-1] != CLEVIS
 
 
-def test_luks1_identity_is_read_back(programs, disk):
-    path = disk(headers.luks1())
+def test_luks1_identity_is_read_back(programs, on_disk):
+    path = on_disk(headers.luks1())
     programs.add("luksmeta", "printf '{}'".format(OURS))
     assert identity_of(path) == OURS
     programs.add("luksmeta", "exit 65")
@@ -146,8 +136,8 @@ def test_luks1_identity_is_read_back(programs, disk):
     assert identity_of(path) is None
 
 
-def test_luks1_bindings_are_those_of_clevis_whose_keyslot_is_active(programs, disk):
-    path = disk(headers.luks1(slots=(0, 2, 3)))
+def test_luks1_bindings_are_those_of_clevis_whose_keyslot_is_active(programs, on_disk):
+    path = on_disk(headers.luks1(slots=(0, 2, 3)))
     programs.add("luksmeta", """
         [ "$1" = show ] || {{ [ "$5" = 3 ] && exit; echo "sealed.$5"; exit; }}
         echo '2 active {0}'; echo '0 active {0}'; echo '1 inactive {0}'; echo '3 active {0}'
@@ -156,9 +146,9 @@ def test_luks1_bindings_are_those_of_clevis_whose_keyslot_is_active(programs, di
                                                        Binding(2, "sealed.2")]
 
 
-def test_luks1_without_luksmeta_has_no_bindings(programs, disk):
+def test_luks1_without_luksmeta_has_no_bindings(programs, on_disk):
     programs.add("luksmeta", "exit 74")
-    path = disk(headers.luks1())
+    path = on_disk(headers.luks1())
     assert LUKS1.bindings(path, header.read(path)) == []
 
 

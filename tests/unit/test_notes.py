@@ -14,16 +14,6 @@ from luksext.generation import GENERATIONS, Note
 LUKS1, LUKS2 = GENERATIONS[1], GENERATIONS[2]
 
 
-@pytest.fixture
-def on_disk(tmp_path):
-    """Writes a header to a file that stands for a disk."""
-    def write(content):
-        path = tmp_path / "sdb"
-        path.write_bytes(content)
-        return str(path)
-    return write
-
-
 def test_luks2_keeps_notes_in_tokens_that_name_their_keyslot(on_disk, programs):
     programs.add("cryptsetup")
     path = on_disk(headers.luks2(headers.metadata(slots=(0, 1))))

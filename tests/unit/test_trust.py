@@ -19,15 +19,6 @@ def notes(tmp_path, programs, monkeypatch):
     monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
 
 
-@pytest.fixture
-def disk(tmp_path):
-    def write(content):
-        path = tmp_path / "disk"
-        path.write_bytes(content)
-        return str(path)
-    return write
-
-
 def luks2(**fields):
     """A LUKS2 header of the recorded volume key."""
     return headers.luks2(headers.metadata(**dict({"volume_key": RECORD.volume_key}, **fields)))
@@ -41,8 +32,8 @@ def luks1(**fields):
 @pytest.mark.parametrize("content, record", [
     (luks2(), RECORD), (luks2(), OLD_RECORD), (luks2(), None),
     (luks1(), RECORD1), (luks1(), OLD_RECORD), (luks1(), None)])
-def test_what_was_recorded_is_trusted(disk, content, record):
-    trust.check(disk(content), record)
+def test_what_was_recorded_is_trusted(on_disk, content, record):
+    trust.check(on_disk(content), record)
 
 
 @pytest.mark.parametrize("content, record, text", [
@@ -54,8 +45,8 @@ def test_what_was_recorded_is_trusted(disk, content, record):
     (luks2(cipher="aes-cbc-plain64"), None, "aes-xts-plain64 or serpent-xts-plain64"),
     (luks2(sector_size=4096), RECORD, "sector size 4096 where 512"),
     (luks2(requirements=["online-reencrypt"]), RECORD, "requirements online-reencrypt where none")])
-def test_a_header_of_another_kind_is_named(disk, content, record, text):
-    path = disk(content)
+def test_a_header_of_another_kind_is_named(on_disk, content, record, text):
+    path = on_disk(content)
     with pytest.raises(HeaderMismatch, match=text) as refusal:
         trust.check(path, record)
     assert path in str(refusal.value)
@@ -66,37 +57,37 @@ NULL = ("cipher_null-ecb", "cipher_null", "null", "capi:ecb(cipher_null)-plain64
 
 @pytest.mark.parametrize("cipher", NULL)
 @pytest.mark.parametrize("record", [RECORD, None], ids=["recorded", "unknown"])
-def test_neither_data_nor_keyslots_have_a_cipher_that_hides_nothing(disk, cipher, record):
+def test_neither_data_nor_keyslots_have_a_cipher_that_hides_nothing(on_disk, cipher, record):
     for fields in ({"cipher": cipher}, {"keyslot_cipher": cipher}):
         with pytest.raises(HeaderMismatch, match="cipher"):
-            trust.check(disk(luks2(**fields)), record)
+            trust.check(on_disk(luks2(**fields)), record)
 
 
-def test_a_null_cipher_that_was_recorded_is_not_trusted_either(disk):
+def test_a_null_cipher_that_was_recorded_is_not_trusted_either(on_disk):
     with pytest.raises(HeaderMismatch, match="cipher cipher_null"):
-        trust.check(disk(luks2(cipher="cipher_null-ecb")), RECORD._replace(
+        trust.check(on_disk(luks2(cipher="cipher_null-ecb")), RECORD._replace(
             cipher="cipher_null-ecb"))
 
 
 @pytest.mark.parametrize("content, record", [
     (luks2(volume_key="YW5vdGhlciBrZXk="), RECORD), (luks2(volume_key=""), RECORD),
     (luks1(volume_key=b"x" * 20), RECORD1), (luks1(volume_key=b""), RECORD1)])
-def test_the_same_uuid_with_another_volume_key_is_another_container(disk, content, record):
+def test_the_same_uuid_with_another_volume_key_is_another_container(on_disk, content, record):
     with pytest.raises(ContainerReplaced):
-        trust.check(disk(content), record)
+        trust.check(on_disk(content), record)
 
 
 @pytest.mark.parametrize("serials", [(1, 2), (2, 1), (1, 1)])
 @pytest.mark.parametrize("forged", [0, 1])
-def test_each_copy_that_cryptsetup_might_take_is_compared(disk, serials, forged):
+def test_each_copy_that_cryptsetup_might_take_is_compared(on_disk, serials, forged):
     copies = [headers.metadata(volume_key=RECORD.volume_key) for _ in range(2)]
     copies[forged] = headers.metadata(volume_key="forged")
     with pytest.raises(ContainerReplaced):
-        trust.check(disk(headers.luks2_of(*copies, serials=serials)), RECORD)
+        trust.check(on_disk(headers.luks2_of(*copies, serials=serials)), RECORD)
 
 
-def test_a_volume_key_that_this_host_put_in_its_place_is_known(disk):
-    path = disk(luks2(volume_key="new"))
+def test_a_volume_key_that_this_host_put_in_its_place_is_known(on_disk):
+    path = on_disk(luks2(volume_key="new"))
     begun.end(headers.UUID, "another")
     with pytest.raises(ContainerReplaced):
         trust.check(path, RECORD)
@@ -104,14 +95,14 @@ def test_a_volume_key_that_this_host_put_in_its_place_is_known(disk):
     trust.check(path, RECORD)
 
 
-def test_an_unfinished_reencryption_that_was_not_begun_here_is_foreign(disk):
+def test_an_unfinished_reencryption_that_was_not_begun_here_is_foreign(on_disk):
     with pytest.raises(ReencryptionForeign):
-        trust.check(disk(headers.luks2(headers.in_reencryption(0, 0))), OLD_RECORD)
+        trust.check(on_disk(headers.luks2(headers.in_reencryption(0, 0))), OLD_RECORD)
 
 
-def test_a_header_from_before_a_key_was_removed_is_an_old_one(disk):
+def test_a_header_from_before_a_key_was_removed_is_an_old_one(on_disk):
     for content, record in ((luks2(slots=(0, 1)), RECORD), (luks1(slots=(0, 1)), None)):
-        path = disk(content)
+        path = on_disk(content)
         mark = header.read(path).marks[1]
         rollback.note(headers.UUID, mark)
         with pytest.raises(RevokedKeyBack, match="keyslots 0, 1 have keys that were removed"):
@@ -120,10 +111,10 @@ def test_a_header_from_before_a_key_was_removed_is_an_old_one(disk):
         trust.check(path, record)
 
 
-def test_of_keys_that_were_removed_the_newest_are_remembered(disk):
+def test_of_keys_that_were_removed_the_newest_are_remembered(on_disk):
     for number in range(300):
         rollback.note(headers.UUID, "mark {}".format(number))
-    found = header.read(disk(luks2()))
+    found = header.read(on_disk(luks2()))
     assert rollback.revived(found._replace(marks={3: "mark 299", 4: "mark 44", 5: "mark 43"})) == [
         3, 4]
 
@@ -136,8 +127,8 @@ ARGON2 = {"type": "argon2id", "time": costs.MOST_PASSES, "memory": costs.MOST_KI
 @pytest.mark.parametrize("content, record", [
     (luks2(**PBKDF2), RECORD), (luks2(**ARGON2), RECORD),
     (luks1(iterations=(costs.MOST_ITERATIONS, costs.MOST_ITERATIONS)), RECORD1)])
-def test_all_that_cryptsetup_chooses_by_itself_is_within_the_bounds(disk, content, record):
-    trust.check(disk(content), record)
+def test_all_that_cryptsetup_chooses_by_itself_is_within_the_bounds(on_disk, content, record):
+    trust.check(on_disk(content), record)
 
 
 @pytest.mark.parametrize("content, text", [
@@ -150,20 +141,20 @@ def test_all_that_cryptsetup_chooses_by_itself_is_within_the_bounds(disk, conten
     (luks1(iterations=(1000, 2 ** 32 - 1)), "keyslot 0 .* iterations"),
     (luks1(stripes=2 ** 31), "keyslot 0 .* stripes")])
 @pytest.mark.parametrize("record", [OLD_RECORD, None], ids=["recorded", "unknown"])
-def test_work_that_no_key_takes_is_refused_before_it_begins(disk, content, text, record):
+def test_work_that_no_key_takes_is_refused_before_it_begins(on_disk, content, text, record):
     with pytest.raises(KeyCost, match=text):
-        trust.check(disk(content), record)
+        trust.check(on_disk(content), record)
 
 
-def test_the_cost_of_the_volume_key_and_of_its_parts_is_bounded_too(disk):
+def test_the_cost_of_the_volume_key_and_of_its_parts_is_bounded_too(on_disk):
     for change in (lambda content: content["digests"]["0"].update(iterations=2 ** 32),
                    lambda content: content["keyslots"]["0"].update(af={"stripes": 4001})):
         content = headers.metadata()
         change(content)
         with pytest.raises(KeyCost):
-            trust.check(disk(headers.luks2(content)), OLD_RECORD)
+            trust.check(on_disk(headers.luks2(content)), OLD_RECORD)
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_what_cryptsetup_writes_asks_for_nothing_absurd(disk, version):
-    trust.check(disk(headers.real(version).ljust(4096, b"\0")), None)
+def test_what_cryptsetup_writes_asks_for_nothing_absurd(on_disk, version):
+    trust.check(on_disk(headers.real(version).ljust(4096, b"\0")), None)
