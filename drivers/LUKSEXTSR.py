@@ -182,6 +182,8 @@ class LUKSEXTSR(EXTSR.EXTSR):
         if luksext_xapi.is_emptied(self.session, self.sr_ref):
             self._check_being_destroyed()
             return
+        # Asked before LVM can see what is in the containers: it may activate volumes by itself.
+        idle = not devices.is_mapped(self._volume)
         with _Undo(CLOSE_SECONDS) as undo:
             with run.within(UNLOCK_SECONDS):
                 sr = self._repository()
@@ -191,7 +193,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
                 for container, record in zip(found, sr.records):
                     if container.open(record, sr.discard):
                         undo.add(container.close)
-            if not devices.is_mapped(self._volume):
+            if idle:
                 undo.add(self._deactivate)
                 luksext_xapi.forget_activations(self.session, self.sr_ref)
             with self._working_inside(found):

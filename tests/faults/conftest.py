@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.campaign import VERSIONS, Campaign, Trial, report, trials_in
+from tests.faults.survivor import Survivor, survivor
+from tests.lab.machine import Machine
 from tests.storage.conftest import (  # noqa: F401  fixtures
     disk, firmware, host, luks_version, machine, new_disk, pytest_report_header, real_sm, tang)
 from tests.storage.pool import Host
@@ -106,6 +108,15 @@ def campaign(request: pytest.FixtureRequest) -> Campaign:
     if "machine" in request.fixturenames:
         properties.append((VERSIONS, request.getfixturevalue("versions")))
     return Campaign(properties)
+
+
+@pytest.fixture(scope="module")
+def subject(host: Host, machine: Machine,  # noqa: F811
+            luks_version: str) -> Iterator[Survivor]:  # noqa: F811
+    """An SR that opens without asking anything, for a module."""
+    own = machine.add_disk(f"subject{luks_version}", "256M")
+    with survivor(host, own, pin="null", luks_version=luks_version) as made:
+        yield made
 
 
 @pytest.fixture

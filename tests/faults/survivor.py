@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.faults.campaign import DataLost
 from tests.lab.disks import Disk
-from tests.storage.pool import NOTHING, Host, Sr, XeError
+from tests.storage.pool import NOTHING, Host, XeError
 
 PATTERN = b"written before anything failed " * 512
 
@@ -62,12 +62,6 @@ class Survivor:
         self.check_through_xapi()
         self.host.xe("vdi-destroy", uuid=self.vdi)
         self.sr.destroy()
-
-
-def luksext(sr: Sr, verb: str, *arguments: str, key: str = "") -> str:
-    """What a verb prints on dom0's console, or the error that it ends with."""
-    words = [verb, f"--sr-uuid={sr.uuid}", *arguments, *(["--key-stdin"] if key else [])]
-    return sr.host.sh(f"luksext {' '.join(words)} 2>&1 || [ $? != 2 ]", input=key, timeout=300)
 
 
 @contextmanager

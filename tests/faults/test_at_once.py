@@ -14,10 +14,10 @@ import pytest
 import XenAPI  # type: ignore[import-untyped]
 
 from tests.faults.campaign import Campaign
-from tests.faults.survivor import Survivor, luksext, replaced, survivor
+from tests.faults.survivor import Survivor, replaced, survivor
 from tests.lab.disks import Disk
 from tests.lab.machine import Machine
-from tests.storage.pool import Host, Sr
+from tests.storage.pool import Host, Sr, luksext
 
 Call = tuple[str, list[Any]]
 

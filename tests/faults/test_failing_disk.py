@@ -9,23 +9,15 @@ from contextlib import contextmanager
 import pytest
 
 from tests.faults.campaign import Campaign
-from tests.faults.survivor import RECOVERED, Survivor, luksext, survivor, throttled, within
+from tests.faults.survivor import RECOVERED, Survivor, throttled, within
 from tests.lab.disks import Disk
-from tests.lab.machine import Machine
-from tests.storage.pool import Host, XeError
+from tests.storage.pool import XeError, luksext
 
 # Bytes a second: plugging reads a few MiB.
 SLOW = 1 << 20
 HANGING = 1
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def subject(host: Host, machine: Machine, luks_version: str) -> Iterator[Survivor]:
-    disk = machine.add_disk(f"failing{luks_version}", "256M")
-    with survivor(host, disk, pin="null", luks_version=luks_version) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

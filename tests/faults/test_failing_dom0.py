@@ -10,10 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.faults.campaign import Campaign
-from tests.faults.survivor import RECOVERED, Survivor, luksext, replaced, survivor
+from tests.faults.survivor import RECOVERED, Survivor, replaced
 from tests.lab.disks import Disk
-from tests.lab.machine import Machine
-from tests.storage.pool import Host, XeError
+from tests.storage.pool import Host, XeError, luksext
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -21,13 +20,6 @@ _ON_ROOT = ("/var/lib/luksext", "/etc/lvm/archive", "/etc/lvm/backup", "/tmp", "
 
 # KiB of address space: enough for cryptsetup, too little for 128 MiB besides.
 _NO_MEMORY = "ulimit -v 120000; exec $real \"$@\""
-
-
-@pytest.fixture(scope="module")
-def subject(host: Host, machine: Machine, luks_version: str) -> Iterator[Survivor]:
-    disk = machine.add_disk(f"dom0{luks_version}", "256M")
-    with survivor(host, disk, pin="null", luks_version=luks_version) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

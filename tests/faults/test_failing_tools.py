@@ -4,14 +4,11 @@ has more of them, with fakes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 
 import pytest
 
 from tests.faults.campaign import Campaign
-from tests.faults.survivor import RECOVERED, Survivor, replaced, survivor, within
-from tests.lab.machine import Machine
-from tests.storage.pool import Host
+from tests.faults.survivor import RECOVERED, Survivor, replaced, within
 
 # What becomes of a program; None: it is gone.
 SCRIPTS = {
@@ -29,13 +26,6 @@ CODES = {
     "luksmeta": {"that fails": 6230, "that prints nonsense": 6230},
     "lvchange": {"missing": 52, "that fails": 52},
 }
-
-
-@pytest.fixture(scope="module")
-def subject(host: Host, machine: Machine, luks_version: str) -> Iterator[Survivor]:
-    disk = machine.add_disk(f"tools{luks_version}", "256M")
-    with survivor(host, disk, pin="null", luks_version=luks_version) as made:
-        yield made
 
 
 @pytest.mark.parametrize("program", CODES)

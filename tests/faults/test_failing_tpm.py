@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.faults.campaign import Campaign
-from tests.faults.survivor import RECOVERED, Survivor, luksext, survivor, within
+from tests.faults.survivor import RECOVERED, Survivor, survivor, within
 from tests.lab.machine import Machine
-from tests.storage.pool import Host
+from tests.storage.pool import Host, luksext
 from tests.storage.tang import URL, Tang
 
 PCR = 16

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from tests.storage.pool import Host, Sr
 
 # Puts another container in the place of one: the same LUKS UUID, cipher, label and version, and a
@@ -41,10 +44,28 @@ with open(device, "r+b") as disk:
         disk.write(binary + area)
 """
 
+# Puts a sealed key that gives up another key in the place of that of keyslot 0.
+_EXCHANGE = """
+import json, sys
+sys.path.insert(0, "/opt/xensource/sm")
+from luksext import clevis, generation, header
+device, pin, config = sys.argv[1:]
+found = header.read(device)
+kind = generation.GENERATIONS[found.version]
+jwe = clevis.seal(clevis.Pin(pin, json.loads(config)), clevis.new_key())
+kind.remove_binding(device, found, 0)
+kind.write_binding(device, generation.Binding(0, jwe))
+"""
+
 
 def swap(host: Host, device: str) -> None:
     """Exchanges the container on `device` for one that looks the same and has a known key."""
     host.machine.run(["python3", "-c", _SWAP, device], timeout=300)
+
+
+def exchange_binding(host: Host, device: str, pin: str, config: Mapping[str, str]) -> None:
+    """Has the binding of `device` ask a pin of the attacker's own."""
+    host.machine.run(["python3", "-c", _EXCHANGE, device, pin, json.dumps(config)], timeout=300)
 
 
 def edit(host: Host, device: str, change: str) -> None:

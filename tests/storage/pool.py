@@ -245,3 +245,9 @@ def _wait_for(condition: Callable[[], object]) -> None:
                 return
         assert time.monotonic() < deadline
         time.sleep(0.5)
+
+
+def luksext(sr: Sr, verb: str, *arguments: str, key: str = "") -> str:
+    """What a verb prints on dom0's console, or the error that it ends with."""
+    words = [verb, f"--sr-uuid={sr.uuid}", *arguments, *(["--key-stdin"] if key else [])]
+    return sr.host.sh(f"luksext {' '.join(words)} 2>&1 || [ $? != 2 ]", input=key, timeout=300)

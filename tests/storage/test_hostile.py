@@ -14,8 +14,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.lab.disks import Disk
-from tests.storage.attacks import edit, opens_by_hand, patch, swap
-from tests.storage.pool import NOTHING, Host, Sr, XeError
+from tests.storage.attacks import edit, exchange_binding, opens_by_hand, patch, swap
+from tests.storage.pool import NOTHING, Host, Sr, XeError, luksext
+from tests.storage.tang import URL, Tang
 
 # Minutes of a guest: not in `make test` yet.
 pytestmark = pytest.mark.slow
@@ -74,6 +75,42 @@ def test_a_forged_second_copy_that_cryptsetup_prefers_is_not_opened(
             f"dd if=/tmp/header of={device} bs=1M conv=fsync status=none;"
             f"dd if=/tmp/forged of={device} bs=16K seek=1 conv=fsync status=none")
     assert refused(sr).code == 6242
+
+
+@pytest.fixture
+def recovery_key(sr: Sr, restored: Disk) -> str:
+    """One that was typed back; it is gone after the test, with the header."""
+    key = str(json.loads(luksext(sr, "recovery-add", "--name=safe", "--json"))["recovery_key"])
+    luksext(sr, "recovery-confirm", key=key)
+    return key
+
+
+def test_an_old_header_with_a_key_that_was_revoked_is_not_opened(
+        sr: Sr, restored: Disk, recovery_key: str) -> None:
+    luksext(sr, "recovery-add", "--name=leaked")
+    sr.host.sh(f"dd if={restored.by_id} of=/tmp/old bs=1M count=16 status=none")
+    luksext(sr, "recovery-revoke", "--name=leaked")
+    sr.host.sh(f"dd if=/tmp/old of={restored.by_id} bs=1M conv=fsync status=none")
+    error = refused(sr)
+    assert error.code == 6243
+    assert "header-restore" in error.text
+    luksext(sr, "header-restore", f"--device={restored.by_id}")
+    assert "leaked" not in luksext(sr, "status", "--json")
+    sr.plug()
+    sr.unplug()
+
+
+def test_a_binding_to_a_server_of_somebody_else_is_not_renewed(
+        sr: Sr, restored: Disk, recovery_key: str, tang: Tang) -> None:
+    luksext(sr, "prove")
+    exchange_binding(sr.host, restored.by_id, "tang", {"url": URL, "thp": tang.thumbprint()})
+    assert refused(sr).code == 6239
+    before = sr.host.fingerprint(restored)
+    assert "error 6245" in luksext(sr, "rebind", key=recovery_key)
+    assert sr.host.fingerprint(restored) == before
+    luksext(sr, "rebind", "--pin=null", key=recovery_key)
+    sr.plug()
+    sr.unplug()
 
 
 def test_a_volume_key_that_was_never_recorded_is_after_a_plug(sr: Sr, restored: Disk) -> None:
