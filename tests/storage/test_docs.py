@@ -40,6 +40,8 @@ NOT_RUN = {
         _NO_YUM,
     ("install.md", "yum update luksext"): _NO_YUM,
     ("install.md", "yum remove luksext"): _NO_YUM,
+    ("install.md", "mv /etc/firstboot.d/data/default-storage.conf /root/"):
+        "tests/storage/test_default_storage.py does, with a disk in that file",
     ("../README.md", "make demo # the mission, step by step, on real dm-crypt, LVM, ext4, clevis "
                      "and a TPM 2.0"): _DEVELOPER,
     ("developing.md", "make unit # unit tests, on both Pythons"): _DEVELOPER,
