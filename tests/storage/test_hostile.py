@@ -77,16 +77,16 @@ def test_a_forged_second_copy_that_cryptsetup_prefers_is_not_opened(
     assert refused(sr).code == 6242
 
 
-@pytest.fixture
-def recovery_key(sr: Sr, restored: Disk) -> str:
-    """One that was typed back; it is gone after the test, with the header."""
+def recovery_key(sr: Sr) -> str:
+    """A new one, that was typed back."""
     key = str(json.loads(luksext(sr, "recovery-add", "--name=safe", "--json"))["recovery_key"])
     luksext(sr, "recovery-confirm", key=key)
     return key
 
 
 def test_an_old_header_with_a_key_that_was_revoked_is_not_opened(
-        sr: Sr, restored: Disk, recovery_key: str) -> None:
+        sr: Sr, restored: Disk) -> None:
+    recovery_key(sr)
     luksext(sr, "recovery-add", "--name=leaked")
     sr.host.sh(f"dd if={restored.by_id} of=/tmp/old bs=1M count=16 status=none")
     luksext(sr, "recovery-revoke", "--name=leaked")
@@ -101,16 +101,19 @@ def test_an_old_header_with_a_key_that_was_revoked_is_not_opened(
 
 
 def test_a_binding_to_a_server_of_somebody_else_is_not_renewed(
-        sr: Sr, restored: Disk, recovery_key: str, tang: Tang) -> None:
+        host: Host, disk: Disk, luks_version: str, tang: Tang) -> None:
+    sr = host.create_unbound_sr(disk, luks_version=luks_version)
+    key = recovery_key(sr)
     luksext(sr, "prove")
-    exchange_binding(sr.host, restored.by_id, "tang", {"url": URL, "thp": tang.thumbprint()})
-    assert refused(sr).code == 6239
-    before = sr.host.fingerprint(restored)
-    assert "error 6245" in luksext(sr, "rebind", key=recovery_key)
-    assert sr.host.fingerprint(restored) == before
-    luksext(sr, "rebind", "--pin=null", key=recovery_key)
-    sr.plug()
     sr.unplug()
+    exchange_binding(host, disk.by_id, "tang", {"url": URL, "thp": tang.thumbprint()})
+    assert refused(sr).code == 6239
+    before = host.fingerprint(disk)
+    assert "error 6245" in luksext(sr, "rebind", key=key)
+    assert host.fingerprint(disk) == before
+    luksext(sr, "rebind", "--pin=null", key=key)
+    sr.plug()
+    sr.destroy()
 
 
 def test_a_volume_key_that_was_never_recorded_is_after_a_plug(sr: Sr, restored: Disk) -> None:

@@ -515,6 +515,12 @@ def test_attach_forgets_activations_that_nobody_ended_before_anything_is_open(la
     assert made.session.vdis == {"died": {"vdi_type": "vhd"}, "whole": {"vdi_type": "vhd"}}
     made.session.vdis["died"]["activating"] = "True"
     lab.fail_at = None
+    # LVM activates the volume by itself once the container is open.
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "is_mapped", lambda name: bool(lab.open_mappings()))
+        made.attach(SR)
+    assert "activating" not in made.session.vdis["died"]
+    made.session.vdis["died"]["activating"] = "True"
     monkeypatch.setattr(devices, "is_mapped", lambda name: name == made._volume)
     made.attach(SR)
     assert "activating" in made.session.vdis["died"]
