@@ -32,6 +32,18 @@ def build(checkout: Path, folder: Path, *options: str) -> dict[str, Path]:
             for release in RELEASES}
 
 
+def earlier_checkout(folder: Path) -> Path:
+    """That of an earlier release, which had a module more and another driver."""
+    checkout = folder / "luksext"
+    shutil.copytree(CHECKOUT, checkout, ignore=shutil.ignore_patterns(".*", "build", "tests"))
+    (checkout / "drivers/luksext/gone.py").write_text("")
+    with (checkout / "drivers/LUKSEXTSR.py").open("a") as driver:
+        driver.write("# earlier\n")
+    spec = checkout / "specs/luksext.spec"
+    spec.write_text(spec.read_text().replace("Release: 1%", "Release: 0%"))
+    return checkout
+
+
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return build(CHECKOUT, tmp_path_factory.mktemp("new"))
@@ -39,14 +51,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def old_packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Those of an earlier release, which had a module more and another driver."""
-    checkout = tmp_path_factory.mktemp("checkout") / "luksext"
-    shutil.copytree(CHECKOUT, checkout, ignore=shutil.ignore_patterns(".*", "build", "tests"))
-    (checkout / "drivers/luksext/gone.py").write_text("")
-    with (checkout / "drivers/LUKSEXTSR.py").open("a") as driver:
-        driver.write("# earlier\n")
-    spec = checkout / "specs/luksext.spec"
-    spec.write_text(spec.read_text().replace("Release: 1%", "Release: 0%"))
+    checkout = earlier_checkout(tmp_path_factory.mktemp("checkout"))
     return build(checkout, tmp_path_factory.mktemp("old"))
 
 
