@@ -7,6 +7,7 @@
 #   make faults [SM=…]        the fault campaign; TRIALS=50 kills at each program of each call, and
 #                             tries what is random as often,
 #                             SEED=… repeats a run, REPORT=… is where its table goes
+#   make bench [SM=…]         speed beside ext and the article's way, into build/bench; ROUNDS=5
 #   make xo                   tests of the plugin for Xen Orchestra, on Node.js and Chromium
 #   make demo [SM=checkout]   the mission, step by step, in the lab; make record: its picture in docs
 #   make install [DESTDIR=]   on a host, or into a folder
@@ -33,8 +34,8 @@ endif
 
 NPM = tests/xo/node_modules
 
-.PHONY: test unit package xo screenshots storage storage-all faults demo record lint rpm \
-	install uninstall tools clean
+.PHONY: test unit package xo screenshots storage storage-all faults bench demo record lint \
+	rpm install uninstall tools clean
 
 test: lint unit package xo storage
 
@@ -75,6 +76,11 @@ storage-all: $(VENV)/ready $(NPM)/ready
 faults: $(VENV)/ready
 	$(STORAGE) --trials $(TRIALS) $(if $(SEED),--campaign-seed $(SEED)) \
 	  --campaign-report $(REPORT) tests/faults
+
+ROUNDS = 5
+
+bench: $(VENV)/ready
+	$(VENV)/bin/python -m tests.bench --rounds $(ROUNDS)
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python -m tests.lab.demo

@@ -37,6 +37,16 @@ def write(script: Path, body: str) -> list[str]:
     return [str(script), "argument"]
 
 
+def test_a_script_is_a_program_of_its_own_while_that_is_asked_for(
+        scripts: Scripts, script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "as-programs"
+    monkeypatch.setattr("tests.lab.xapi.scripts.AS_PROGRAMS", marker)
+    argv = write(script, "import os; print(os.getppid())")
+    assert int(scripts.run(argv, ENVIRONMENT).out) != os.getpid()
+    marker.touch()
+    assert int(scripts.run(argv, ENVIRONMENT).out) == os.getpid()
+
+
 def test_a_script_finds_what_it_would_find_as_a_program(scripts: Scripts, script: Path) -> None:
     (script.parent / "beside.py").write_text("HERE = True\n")
     outcome = scripts.run(

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""How costs grow: with the VDIs of an SR, with its disks, and with the SRs of a host at boot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from tests.bench import report
+from tests.bench.operations import Calls, Subject
+from tests.storage.pool import Host, Sr
+
+VDIS = (1, 100, 2000)
+DISKS = (1, 2, 4, 8)
+SRS = (1, 4, 12, 24)
+
+_KINDS: dict[str, tuple[str, dict[str, str]]] = {
+    "ext": ("ext", {}), "luksext": ("luksext", {"pin": "null"})}
+
+# A VHD that is empty names itself in no way: a copy under another name is another VDI.
+_COPY = """
+first=$(ls {mount}/*.vhd | head -n 1)
+for number in $(seq {count}); do
+  cp --sparse=always $first {mount}/$(cat /proc/sys/kernel/random/uuid).vhd
+done
+"""
+
+
+def measure(host: Host, rounds: int) -> dict[str, Any]:
+    """The figures of all three, each for ext and luksext."""
+    return {"vdis": _with_vdis(host, rounds), "disks": _with_disks(host, rounds),
+            "srs": _with_srs(host)}
+
+
+def _with_vdis(host: Host, rounds: int) -> dict[str, Any]:
+    calls = Calls(host)
+    subjects = {kind: Subject(calls, [host.machine.add_disk(f"vdis-{kind}", "1G")], type, **options)
+                for kind, (type, options) in _KINDS.items()}
+    found: dict[str, Any] = {kind: {} for kind in subjects}
+    for subject in subjects.values():
+        subject.create()
+        subject.sr.create_vdi()
+    there = 1
+    for count in VDIS:
+        for subject in subjects.values():
+            host.sh(_COPY.format(mount=subject.sr.mount, count=count - there), timeout=1200)
+            subject.sr.scan()
+        there = count
+        for _ in range(rounds):
+            for kind, subject in subjects.items():
+                costs = {"sr_scan": subject.scan(), **subject.vdi_operations(),
+                         "sr_detach": subject.detach(), "sr_attach": subject.attach()}
+                for name, cost in costs.items():
+                    found[kind].setdefault(str(count), {}).setdefault(name, []).append(asdict(cost))
+    return found
+
+
+def _with_disks(host: Host, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """sr_attach of an SR on several disks, bound to the TPM."""
+    calls = Calls(host)
+    found: dict[str, Any] = {}
+    for count in DISKS:
+        disks = [host.machine.add_disk(f"of{count}-{number}", "256M") for number in range(count)]
+        subject = Subject(calls, disks, "luksext")
+        subject.create()
+        for _ in range(rounds):
+            subject.detach()
+            found.setdefault(str(count), []).append(asdict(subject.attach()))
+        subject.detach()
+        subject.delete()
+        for disk in disks:
+            host.machine.remove_disk(disk.name)
+    return found
+
+
+def _with_srs(host: Host) -> dict[str, Any]:
+    """Seconds until the last of several SRs is plugged, one after another as at boot; with the TPM
+    as it is, and with one that needs a second longer for each unseal."""
+    machine = host.machine
+    found: dict[str, Any] = {"ext": {}, "luksext": {}, "luksext, TPM + 1 s": {}}
+    for kind in ("ext", "luksext"):
+        srs = [host.create_sr(machine.add_disk(f"boot-{kind}-{number}", "192M"), type=kind)
+               for number in range(max(SRS))]
+        for sr in srs:
+            sr.unplug()
+        for count in SRS:
+            found[kind][str(count)] = _plug(srs[:count])
+            if kind == "luksext":
+                with _slow_tpm(host):
+                    found["luksext, TPM + 1 s"][str(count)] = _plug(srs[:count])
+        for sr in srs:
+            host.xe("sr-destroy", uuid=sr.uuid)
+        for number in range(max(SRS)):
+            machine.remove_disk(f"boot-{kind}-{number}")
+    return found
+
+
+@contextmanager
+def _slow_tpm(host: Host) -> Iterator[None]:
+    """Within, each unseal takes a second longer: what chips on mainboards need."""
+    path = host.sh("command -v tpm2_unseal").strip()
+    host.sh(f"mv {path} {path}.away")
+    host.machine.put(path, f'#!/bin/sh\nsleep 1\nexec {path}.away "$@"\n'.encode(), 0o755)
+    try:
+        yield
+    finally:
+        host.sh(f"mv {path}.away {path}")
+
+
+def _plug(srs: list[Sr]) -> float:
+    begin = time.monotonic()
+    for sr in srs:
+        sr.plug()
+    seconds = time.monotonic() - begin
+    for sr in srs:
+        sr.unplug()
+    return seconds
+
+
+def shown(raw: dict[str, Any]) -> str:
+    """The tables of what was measured."""
+    return "\n".join([_shown_vdis(raw["vdis"]), _shown_disks(raw["disks"]),
+                      _shown_srs(raw["srs"])])
+
+
+def _shown_vdis(raw: dict[str, Any]) -> str:
+    rows = [[count, name, *_beside(raw["ext"][count][name], costs)]
+            for count in raw["luksext"] for name, costs in raw["luksext"][count].items()]
+    return report.table(["VDIs", "call", "ext, s", "luksext, s", "x ext", "programs more"], rows)
+
+
+def _beside(ext: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[str]:
+    base, taken = ([cost["seconds"] for cost in costs] for costs in (ext, ours))
+    more = report.median([cost["programs"] for cost in ours]) \
+        - report.median([cost["programs"] for cost in ext])
+    return [report.spread(base), report.spread(taken), report.ratio(taken, base), f"{more:g}"]
+
+
+def _shown_disks(raw: dict[str, list[dict[str, Any]]]) -> str:
+    return report.table(
+        ["disks of the SR", "sr_attach, s", "programs"],
+        [[count, report.spread([cost["seconds"] for cost in costs]),
+          f"{report.median([cost['programs'] for cost in costs]):g}"]
+         for count, costs in raw.items()])
+
+
+def _shown_srs(raw: dict[str, dict[str, float]]) -> str:
+    counts = list(raw["ext"])
+    return report.table(["SRs plugged one after another, s", *counts],
+                        [[kind, *(f"{seconds[count]:.1f}" for count in counts)]
+                         for kind, seconds in raw.items()])
