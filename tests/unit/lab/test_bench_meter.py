@@ -50,6 +50,11 @@ def test_what_is_no_driver_is_no_call():
     assert meter.read(TRACE, SYSCALLS, RUNTIMES, ["/opt/xensource/sm/OTHERSR"]) == []
 
 
+def test_what_has_not_ended_is_left_out():
+    begun = TRACE + TRACE.splitlines()[1].replace("100", "200").replace("10.5", "12.5") + "\n"
+    assert len(meter.read(begun, SYSCALLS, RUNTIMES, [DRIVER])) == 1
+
+
 def test_calls_one_after_the_other_cost_what_both_cost():
     [cost] = meter.read(TRACE, SYSCALLS, RUNTIMES, [DRIVER])
     both = cost + cost
