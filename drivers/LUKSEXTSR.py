@@ -3,14 +3,10 @@
 """LUKSEXTSR: a local ext SR on LUKS-encrypted disks, unlocked by clevis.
 
 One idea: an encrypted device is a device. Under each disk of the SR sits a LUKS container; above
-them everything is the stock ext driver. This class swaps the devices and orders the steps; all
+them everything is the stock ext driver. luksext_life swaps the devices and orders the steps; all
 about encryption is in the package luksext.
 """
-import contextlib
-import functools
-import logging
 import sys
-import xml.etree.ElementTree as ElementTree
 
 # SM also loads this file from other programs, whose path does not lead here, and in version 4
 # without a __file__ that would tell where this is.
@@ -19,20 +15,13 @@ if _INSTALLED not in sys.path:
     sys.path.append(_INSTALLED)
 
 # pylint: disable=wrong-import-position
-import luksext_xapi  # noqa: E402
-from luksext import container as containers  # noqa: E402
-from luksext import (  # noqa: E402
-    alive, claims, creation, devices, header, keys, lvm, options, repository, run, state)
-from luksext.container import LuksContainer  # noqa: E402
-from luksext.errors import DeviceInUse, HalfDestroyed, HeaderMissing, LuksError  # noqa: E402
-from luksext.generation import Identity  # noqa: E402
-from luksext_sm import (  # noqa: E402
-    EXTSR, SR, FileSR, SRCommand, cleanup, scsiutil, util, xs_errors)
+from luksext import configuration, notes  # noqa: E402
+from luksext_sm import EXTSR, SR, FileSR, SRCommand, cleanup  # noqa: E402
 from luksext_types import SR_TYPE, teach_gc  # noqa: E402
 
 CAPABILITIES = EXTSR.CAPABILITIES
 
-CONFIGURATION = [list(description) for description in options.DESCRIPTIONS] + [
+CONFIGURATION = [list(description) for description in configuration.DESCRIPTIONS] + [
     entry for entry in EXTSR.CONFIGURATION + FileSR.CONFIGURATION
     if entry[0] not in ("device", "location")]
 
@@ -49,87 +38,14 @@ DRIVER_INFO = {
     "configuration": CONFIGURATION,
 }
 
-# Seconds, besides what the ext driver takes. While one SR is plugged, unplugged or probed, XAPI has
-# all others of the host wait: see docs/reliability.md.
-UNLOCK_SECONDS = 180
-UPKEEP_SECONDS = 120
-STOP_SECONDS = 60
-CLOSE_SECONDS = 60
-PROBE_SECONDS = 60
-
-# Nobody waits for the undoing of a create, which overwrites the start of each disk.
-ERASE_SECONDS = 1800
-
 teach_gc(cleanup)
 
 
-class _SMlogHandler(logging.Handler):
-    """Sends what the package logs (commands, their times, never secrets) to SMlog."""
-
-    def emit(self, record):
-        util.SMlog("luksext: " + record.getMessage())
-
-
-def _log_to_smlog():
-    log = logging.getLogger("luksext")
-    if not log.handlers:
-        log.addHandler(_SMlogHandler())
-        log.setLevel(logging.INFO)
-
-
-def _upkeep():
-    # Loaded here, since the many commands for VDIs would load it for nothing.
-    import luksext_upkeep
-    return luksext_upkeep
-
-
-def _explained(method):
-    """Turns a LuksError into the error that XAPI understands, with its code and the SR named."""
-
-    @functools.wraps(method)
-    def wrapper(self, *args):
-        _log_to_smlog()
-        try:
-            return method(self, *args)
-        except LuksError as error:
-            text = "SR {}: {}".format(self.uuid, error) if self.uuid else str(error)
-            util.SMlog("luksext: error {}: {}".format(error.code, text))
-            raise xs_errors.SROSError(error.code, text) from error
-
-    return wrapper
-
-
-class _Undo:
-    """Takes back what was done, newest first, when the block fails before `forget`.
-
-    A step that cannot be taken back is logged: the error that the administrator sees is the first.
-    seconds: for all steps together.
-    """
-
-    def __init__(self, seconds):
-        self._seconds = seconds
-        self._steps = []
-
-    def add(self, step):
-        self._steps.append(step)
-
-    def forget(self):
-        self._steps = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *failure):
-        with run.within(self._seconds):
-            for step in reversed(self._steps):
-                try:
-                    step()
-                except Exception as error:  # pylint: disable=broad-except
-                    util.SMlog("luksext: cannot undo: {}".format(error))
-
-
 class LUKSEXTSR(EXTSR.EXTSR):
-    """ext SR inside of LUKS containers."""
+    """ext SR inside of LUKS containers.
+
+    What is here is loaded for each command for a VDI, and does nothing that ext does not.
+    """
 
     @staticmethod
     def handles(type):
@@ -139,325 +55,52 @@ class LUKSEXTSR(EXTSR.EXTSR):
         super(LUKSEXTSR, self).load(sr_uuid)
         # Set while the ext driver works on the open containers: FileSR.delete attaches and
         # detaches on its own, through the methods below.
-        self._inside = False
+        self.inside = False
         # blktap2 grants read caching to objects that handle 'ext'. Only this object says so, not
         # the class: SR.driver('ext') must go on finding the stock driver.
         self.handles = lambda type: type in (SR_TYPE, "ext")
 
-    @_explained
+    @property
+    def ext(self):
+        """The ext driver's own methods, on this object."""
+        return super(LUKSEXTSR, self)
+
+    @SR.deviceCheck
     def create(self, sr_uuid, size):
-        """Makes containers, proves that they open by their binding, builds the ext SR inside.
-
-        XAPI ignores a failure of the first plug, so what this leaves behind must be known to open.
-        """
-        with contextlib.ExitStack() as alone, _Undo(ERASE_SECONDS) as undo:
-            undo.add(self._forget_recovery_secret)
-            self._create(sr_uuid, size, alone, undo)
-            undo.forget()
+        self._life().create(sr_uuid, size)
 
     @SR.deviceCheck
-    def _create(self, sr_uuid, size, alone, undo):
-        wanted = containers.prepare(options.parse(self.dconf))
-        passphrase = self._recovery_passphrase()
-        self._check_devices(sr_uuid, wanted, alone)
-        made = self._make_containers(sr_uuid, wanted, passphrase, undo)
-        undo.add(self._deactivate)
-        with self._working_inside(made):
-            super(LUKSEXTSR, self).create(sr_uuid, size)
-            super(LUKSEXTSR, self).detach(sr_uuid)
-        for container in made:
-            container.close()
-        luksext_xapi.record(self.session, self.sr_ref, made)
-        if passphrase is not None:
-            # The secret that the PBD names stays until the first attach can remove its name too.
-            self._destroy_secrets(passphrase.decode("utf-8"), keep=self._secrets_in_use())
-
-    @SR.deviceCheck
-    @_explained
     def attach(self, sr_uuid):
-        """Unlocks the containers, then attaches the ext SR inside. Idempotent."""
-        if self._inside:
-            super(LUKSEXTSR, self).attach(sr_uuid)
-            return
-        if luksext_xapi.is_emptied(self.session, self.sr_ref):
-            self._check_being_destroyed()
-            return
-        # Asked before LVM can see what is in the containers: it may activate volumes by itself.
-        idle = not devices.is_mapped(self._volume)
-        with _Undo(CLOSE_SECONDS) as undo:
-            with run.within(UNLOCK_SECONDS):
-                sr = self._repository()
-                found = sr.containers
-                for container in found:
-                    creation.end(container.uuid)
-                for container, record in zip(found, sr.records):
-                    if container.open(record, sr.discard):
-                        undo.add(container.close)
-            if idle:
-                undo.add(self._deactivate)
-                luksext_xapi.forget_activations(self.session, self.sr_ref)
-            with self._working_inside(found):
-                super(LUKSEXTSR, self).attach(sr_uuid)
-            undo.forget()
-        if [container.record for container in found] != sr.records:
-            luksext_xapi.record(self.session, self.sr_ref, found)
-        self._note_disks(found)
-        self._forget_recovery_secret()
-        with run.within(UPKEEP_SECONDS):
-            _upkeep().after_unlock(self.session, self.sr_ref, sr)
+        (self.ext if self.inside else self._life()).attach(sr_uuid)
 
-    @_explained
     def detach(self, sr_uuid):
-        """Detaches the ext SR, then closes the containers. Idempotent from every state."""
-        if self._inside:
-            super(LUKSEXTSR, self).detach(sr_uuid)
-            return
-        with run.within(STOP_SECONDS):
-            mappings = self._open_mappings(sr_uuid)
-            _upkeep().before_close(mappings)
-        try:
-            super(LUKSEXTSR, self).detach(sr_uuid)
-        except xs_errors.SROSError:
-            # The ext driver also fails where there is nothing left to deactivate, or nothing to
-            # read that from: its disk was pulled.
-            if self._checkmount() or not self._drop_volume():
-                raise
-        with run.within(CLOSE_SECONDS):
-            for mapping in mappings:
-                containers.close_mapping(mapping)
+        (self.ext if self.inside else self._life()).detach(sr_uuid)
 
-    @_explained
+    @SR.deviceCheck
+    def delete(self, sr_uuid):
+        self._life().delete(sr_uuid)
+
+    @SR.deviceCheck
+    def probe(self):
+        return self._life().probe()
+
     def scan(self, sr_uuid):
-        """Scans; of VDIs that are being adopted, writes what only a driver may write."""
-        # Here, since every other command would load it for nothing.
-        import luksext_adopt
         result = super(LUKSEXTSR, self).scan(sr_uuid)
-        for record in self._records()[:1]:
-            luksext_adopt.restore_snapshots(self.session, record.uuid)
+        if notes.exist(notes.ADOPTION):
+            self._life().complete_adopted()
         return result
 
-    @SR.deviceCheck
-    @_explained
-    def delete(self, sr_uuid):
-        """Empties the ext SR inside, then erases every keyslot and the headers.
-
-        XAPI attaches first. Idempotent from every state: what the ext driver would do with the
-        volume once the files are gone, it cannot do twice, so that is done here.
-        """
-        if not luksext_xapi.is_emptied(self.session, self.sr_ref):
-            with self._working_inside(self._repository().containers):
-                FileSR.FileSR.delete(self, sr_uuid)
-            luksext_xapi.note(self.session, self.sr_ref, **{luksext_xapi.EMPTIED: "true"})
-        lvm.remove_group(self.vgname)
-        for mapping in self._open_mappings(sr_uuid):
-            containers.close_mapping(mapping)
-        for disk in self._repository().disks:
-            if isinstance(disk, LuksContainer):
-                disk.erase()
-            elif not isinstance(disk, HeaderMissing):
-                raise disk
-        _upkeep().forget(self._records())
-
     def after_master_attach(self, sr_uuid):
-        """Scans, unless there is nothing left to scan."""
-        if not luksext_xapi.is_emptied(self.session, self.sr_ref):
+        if not self._life().is_emptied():
             super(LUKSEXTSR, self).after_master_attach(sr_uuid)
 
     def check_sr(self, sr_uuid):
-        """What SM's health service calls every ten minutes: proves the bindings when that is due,
-        and shows in XAPI what needs attention. Never fails: that would end the service's round."""
-        _log_to_smlog()
-        try:
-            _upkeep().check(self.session, self.sr_ref, self._repository())
-        except Exception as error:  # pylint: disable=broad-except
-            util.SMlog("luksext: cannot check the SR {}: {}".format(sr_uuid, error))
+        """What SM's health service calls every ten minutes."""
+        self._life().check_sr(sr_uuid)
 
-    @SR.deviceCheck
-    @_explained
-    def probe(self):
-        """The SRs on the given devices, locked or not, as the ext driver lists them."""
-        with run.within(PROBE_SECONDS):
-            return ElementTree.tostring(self._probed_devices(), encoding="unicode")
-
-    def _probed_devices(self):
-        root = ElementTree.Element("SRlist")
-        seen = set()
-        for device in options.parse_devices(self.dconf):
-            devices.check_exists(device)
-            alive.check(device)
-            found = header.find(device)
-            identity = LuksContainer(device, found).identity if found else None
-            if identity is not None and identity.sr_uuid not in seen:
-                seen.add(identity.sr_uuid)
-                root.append(self._probed(identity.sr_uuid, device))
-        return root
-
-    @staticmethod
-    def _probed(sr_uuid, device):
-        try:
-            found = containers.find_identified(sr_uuid, [device])
-        except LuksError as error:
-            util.SMlog("luksext: probe: {}".format(error))
-            found = [LuksContainer(device, header.read(device))]
-        entry = ElementTree.Element("SR")
-        for name, value in (
-                ("UUID", sr_uuid),
-                ("Devlist", ",".join(container.device for container in found)),
-                ("size", str(sum(container.payload_size for container in found)))):
-            ElementTree.SubElement(entry, name).text = value
-        return entry
-
-    def _undo_interrupted(self, paths):
-        """Undoes creations on the devices that were interrupted, of SRs that XAPI forgot."""
-        known = {record["uuid"] for record in self.session.xenapi.SR.get_all_records().values()}
-        for device in paths:
-            for begun in creation.noted_on(device):
-                if begun.sr_uuid not in known:
-                    util.SMlog("luksext: undoing the creation of the SR {} on {}, which was "
-                               "interrupted".format(begun.sr_uuid, device))
-                    creation.undo(device, begun.luks_uuid)
-
-    def _check_devices(self, sr_uuid, wanted, alone):
-        """Refuses every device that must not be formatted; nothing was touched yet.
-
-        alone: gets a lock for each disk. Two creates at once on one disk would both find it empty,
-        and each erase what the other made.
-        """
-        for device in wanted.devices:
-            devices.check_exists(device)
-        claims.check_distinct(wanted.devices)
-        for number in sorted(set(map(devices.disk_number, wanted.devices))):
-            alone.enter_context(state.locked("create-" + number.replace(":", "-")))
-        self._undo_interrupted(wanted.devices)
-        if util.test_hostPBD_devs(self.session, sr_uuid, self.dconf["device"]):
-            raise DeviceInUse(self.dconf["device"], ["another SR of this host (`xe pbd-list`)"])
-        for device in wanted.devices:
-            if util.test_scsiserial(self.session, device):
-                raise DeviceInUse(device, ["another SR of this pool (`xe sr-list`)"])
-            claims.check_not_system(device, util.getrootdev())
-            users = luksext_xapi.vms_with(self.session, self.host_ref, device)
-            if users:
-                raise DeviceInUse(device, users)
-            devices.check_suitable(device)
-            claims.check(device)
-            alive.check(device)
-            containers.check_formattable(device, wanted.force)
-
-    @staticmethod
-    def _make_containers(sr_uuid, wanted, passphrase, undo):
-        """Formats and opens a container on each device; `undo` takes how to undo it."""
-        made = []
-        for index, device in enumerate(wanted.devices):
-            container = creation.make(
-                device, Identity(sr_uuid, index, len(wanted.devices)), wanted, passphrase)
-            undo.add(functools.partial(creation.undo, device, container.uuid))
-            container.open(container.record, wanted.discard)
-            made.append(container)
-        return made
-
-    def _check_being_destroyed(self):
-        """Of an SR that was emptied: it is attached to be destroyed, and for nothing else."""
-        if not luksext_xapi.is_being_destroyed(self.session, self.sr_ref):
-            raise HalfDestroyed(self.uuid)
-
-    def _repository(self):
-        """The SR's containers in their order, wherever their disks are now."""
-        return repository.recorded(self.uuid, self._records(), options.parse_devices(self.dconf),
-                                   options.parse(self.dconf).discard)
-
-    def _open_mappings(self, sr_uuid):
-        """The open mappings of the SR, found without its disks where they are recorded."""
-        records = self._records()
-        if records:
-            mappings = [devices.crypt_mapping_of(record.uuid) for record in records]
-        else:
-            mappings = [container.mapping for container in containers.all_of(sr_uuid)]
-        return [mapping for mapping in mappings if mapping is not None]
-
-    @contextlib.contextmanager
-    def _working_inside(self, found):
-        """Within, the ext driver sees the open containers as the SR's devices."""
-        outside = self.dconf["device"]
-        self.dconf["device"] = ",".join(container.mapping.path for container in found)
-        self._inside = True
-        try:
-            yield
-        finally:
-            self._inside = False
-            self.dconf["device"] = outside
-
-    @property
-    def _volume(self):
-        """What device-mapper calls the volume. LVM doubles the dashes within a name (lvm(8),
-        dmsetup splitname)."""
-        return "{}-{}".format(self.vgname.replace("-", "--"), self.uuid.replace("-", "--"))
-
-    def _deactivate(self):
-        """Lets go of the containers after a failure, so that they can be closed."""
-        if self._checkmount():
-            super(LUKSEXTSR, self).detach(self.uuid)
-        elif devices.is_mapped(self._volume):
-            with contextlib.suppress(util.CommandException):
-                util.pread2(["lvchange", "-an", self.remotepath])
-            self._drop_volume()
-
-    def _drop_volume(self):
-        """Whether the volume is not active, or could be taken out of the kernel without LVM, which
-        deactivates nothing that it cannot read."""
-        try:
-            if devices.is_mapped(self._volume):
-                lvm.drop(self._volume)
-        except LuksError as error:
-            util.SMlog("luksext: cannot drop the volume: {}".format(error))
-            return False
-        return True
-
-    def _records(self):
-        return luksext_xapi.records(self.session.xenapi.SR.get_sm_config(self.sr_ref))
-
-    def _note_disks(self, found):
-        """Notes of the disks what the ext driver noted of the mappings: their serial numbers, by
-        which other SRs refuse them, and the I/O scheduler."""
-        disks = [container.device for container in found]
-        scsiutil.add_serial_record(self.session, self.sr_ref,
-                                   scsiutil.devlist_to_serialstring(disks))
-        for disk in disks:
-            self.block_setscheduler(disk)
-
-    def _recovery_passphrase(self):
-        """The passphrase that XAPI keeps for us in a secret, as bytes; None where none is."""
-        secret = self.dconf.get(options.RECOVERY_SECRET_KEY)
-        if secret is None:
-            return None
-        return keys.to_passphrase(util.get_secret(self.session, secret))
-
-    def _forget_recovery_secret(self):
-        """Removes the passphrase from XAPI: from the PBD the name of the secret, then the secret
-        and the copies of it that XAPI made and lost (SR.create leaves one that nothing names)."""
-        secret = self.dconf.get(options.RECOVERY_SECRET_KEY)
-        if secret is None:
-            return
-        pbd = util.find_my_pbd(self.session, self.host_ref, self.sr_ref)
-        config = self.session.xenapi.PBD.get_device_config(pbd)
-        config.pop(options.RECOVERY_SECRET_KEY, None)
-        self.session.xenapi.PBD.set_device_config(pbd, config)
-        with contextlib.suppress(xs_errors.SROSError):
-            self._destroy_secrets(util.get_secret(self.session, secret),
-                                  keep=self._secrets_in_use())
-
-    def _destroy_secrets(self, value, keep):
-        """Destroys all secrets with that value, but not those whose UUIDs are in `keep`."""
-        for ref, secret in self.session.xenapi.secret.get_all_records().items():
-            if secret["value"].rstrip("\n") == value.rstrip("\n") and secret["uuid"] not in keep:
-                self.session.xenapi.secret.destroy(ref)
-
-    def _secrets_in_use(self):
-        """UUIDs that any PBD or SR of the pool names in its configuration."""
-        configs = [pbd["device_config"]
-                   for pbd in self.session.xenapi.PBD.get_all_records().values()]
-        configs += [sr["sm_config"] for sr in self.session.xenapi.SR.get_all_records().values()]
-        return {value for config in configs for key, value in config.items()
-                if key.endswith("password_secret")}
+    def _life(self):
+        import luksext_life
+        return luksext_life.Life(self)
 
 
 if __name__ == "__main__":

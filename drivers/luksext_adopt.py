@@ -18,16 +18,13 @@ import XenAPI
 import luksext_rows as rows
 import luksext_xapi
 from luksext import adopt as containers
-from luksext import devices, state
+from luksext import devices, notes, state
 from luksext.container import all_of
 from luksext.errors import AdoptionUnfinished, DeviceIsOurs, SrNotAdoptable
 from luksext.generation import Identity
 
 _OLD_TYPE = "ext"
 _NEW_TYPE = "luksext"
-
-# Where what is noted lies in the state of the SR's first container.
-_NOTE = "adoption"
 
 _SR_FIELDS = ("name_label", "name_description", "content_type", "other_config", "tags", "sm_config")
 _VDI_FIELDS = ("name_label", "name_description", "other_config", "xenstore_data", "tags")
@@ -58,22 +55,22 @@ def adopt(session, host, sr_uuid, pin, passphrase=None, device_config=()):
             bound = [disk.container.device for index, disk in enumerate(disks)
                      if containers.take(disk.container, Identity(sr_uuid, index, len(disks)),
                                         pin, passphrase)]
-            _store(sr_uuid).save(_NOTE, _noted(session, sr, disks, device_config))
-        note = _store(sr_uuid).load(_NOTE)
+            _store(sr_uuid).save(notes.ADOPTION, _noted(session, sr, disks, device_config))
+        note = _store(sr_uuid).load(notes.ADOPTION)
         if not note:
             raise SrNotAdoptable(
                 "The SR {} of this host is no ext SR, and no adoption of it was begun.".format(
                     sr_uuid),
                 "List the ext SRs with: xe sr-list type=ext")
         done = _carry_out(session, host, sr_uuid, note)
-        _store(sr_uuid).save(_NOTE, {})
+        _store(sr_uuid).remove(notes.ADOPTION)
     units = [unit for disk in note["luks_uuids"] for unit in containers.units(disk)]
     return dict(done, sr_uuid=sr_uuid, devices=note["devices"], bindings_added=bound, units=units)
 
 
 def is_begun(sr_uuid):
     """Whether an adoption of the SR was begun, and is not at its end."""
-    return bool(_store(sr_uuid).load(_NOTE))
+    return bool(_store(sr_uuid).load(notes.ADOPTION))
 
 
 def restore_snapshots(session, luks_uuid):
@@ -81,7 +78,7 @@ def restore_snapshots(session, luks_uuid):
 
     luks_uuid: of the SR's first container. The driver has just scanned: the VDIs are there.
     """
-    for uuid, noted in state.Store(luks_uuid).load(_NOTE).get("vdis", {}).items():
+    for uuid, noted in state.Store(luks_uuid).load(notes.ADOPTION).get("vdis", {}).items():
         vdi = rows.find(session, "VDI", uuid)
         if vdi is None:
             continue

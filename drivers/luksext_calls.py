@@ -14,12 +14,12 @@ import luksext_inplace
 import luksext_pool
 import luksext_upkeep
 import luksext_xapi
-from luksext import VERSION, alerts, inventory, keys, options, status, verb, verbs
+from luksext import VERSION, alerts, configuration, inventory, keys, options, status, verb, verbs
 from luksext.errors import ArgumentInvalid, LuksError, SrUnknown
 
 # What `encrypt` takes for the device-config of the new SR, one option of the ext driver included.
 # The devices are those of the old SR.
-_ENCRYPT_OPTIONS = [name for name, _ in options.DESCRIPTIONS if name != "device"] \
+_ENCRYPT_OPTIONS = [name for name, _ in configuration.DESCRIPTIONS if name != "device"] \
     + ["preferred-image-formats"]
 
 

@@ -17,7 +17,7 @@ from luksext.errors import (CommandFailed, DeviceIsOurs, NoBinding, NotAdoptable
                             NotPlugged, UnlockRefused)
 from luksext.generation import SUBSYSTEM, Binding, Identity
 from luksext.keyslots import Way
-from luksext.options import CIPHERS
+from luksext.configuration import CIPHERS
 from luksext.trust import Record
 
 UNIT_FOLDER = "/etc/systemd/system"

@@ -10,7 +10,7 @@ import re
 import time
 from typing import Any, Dict, List
 
-from luksext import cryptsetup, devices, options, status
+from luksext import configuration, cryptsetup, devices, status
 from luksext.errors import DiskFails
 
 _SECONDS = 3.0
@@ -29,7 +29,7 @@ def measure(device: str) -> Dict[str, Any]:
     disk = {"sequential": _read(device, _LARGE, scattered=False) / (1 << 20),
             "random": _read(device, _SMALL, scattered=True) / (1 << 20)}
     ciphers = [dict(zip(("cipher", "key_bits", "encrypt", "decrypt"), (cipher, bits, *rates)))
-               for cipher in options.CIPHERS for bits in (256, 512)
+               for cipher in configuration.CIPHERS for bits in (256, 512)
                for rates in [cryptsetup.benchmark(cipher, bits)] if rates]
     return {"schema": status.SCHEMA, "device": device, "in_use_by": devices.holders(device),
             "disk": {name: round(rate, 1) for name, rate in disk.items()}, "ciphers": ciphers,
@@ -65,7 +65,7 @@ def _has_aes() -> bool:
 def _advice(disk: float, ciphers: List[Dict[str, Any]]) -> str:
     """What to give to sr-create, besides the device."""
     default = [found for found in ciphers
-               if found["cipher"] == options.CIPHERS[0] and found["key_bits"] == 512]
+               if found["cipher"] == configuration.CIPHERS[0] and found["key_bits"] == 512]
     if not default:
         return "The kernel has no AES-XTS: choose one of the ciphers that are shown."
     if _rate(default[0]) >= disk:

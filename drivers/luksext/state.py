@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What this host remembers of a container, and who works on it now.
 
-Notes are JSON objects below `FOLDER`, a folder for each LUKS UUID. They are no keys, but what is
-noted of proofs and backups is for root alone. A note that is lost or damaged is an empty one:
+Notes are JSON objects below `notes.FOLDER`, a folder for each LUKS UUID. They are no keys, but what
+is noted of proofs and backups is for root alone. A note that is lost or damaged is an empty one:
 whoever reads one must be able to do without.
 """
 import contextlib
@@ -15,11 +15,8 @@ import tempfile
 import time
 from typing import Any, Dict, Iterator, List
 
-from luksext import run
+from luksext import notes, run
 from luksext.errors import Busy, NotWritten, Unsupported
-
-# On the root filesystem of dom0, and so off the encrypted volumes.
-FOLDER = "/var/lib/luksext"
 
 # Names come from headers, which anybody may have written: none may lead out of a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -35,7 +32,7 @@ class Store:
     """The notes of one container."""
 
     def __init__(self, luks_uuid: str) -> None:
-        self.folder = os.path.join(FOLDER, _checked(luks_uuid))
+        self.folder = os.path.join(notes.FOLDER, _checked(luks_uuid))
 
     def load(self, name: str) -> Dict[str, Any]:
         """The note `name`; empty where there is none or it cannot be read."""
@@ -60,7 +57,7 @@ class Store:
     def make(self, *folders: str) -> str:
         """Makes the folder of the container, and `folders` in it; returns the path of the last."""
         path = self.folder
-        run.make_private(FOLDER)
+        run.make_private(notes.FOLDER)
         run.make_private(path)
         for folder in folders:
             path = os.path.join(path, folder)
@@ -68,13 +65,13 @@ class Store:
         return path
 
     def _path(self, name: str) -> str:
-        return os.path.join(self.folder, _checked(name) + ".json")
+        return notes.path(self.folder, _checked(name))
 
 
 def known() -> List[str]:
     """The LUKS UUIDs, and other names, that something is noted of."""
     try:
-        return sorted(name for name in os.listdir(FOLDER) if _NAME.match(name))
+        return sorted(name for name in os.listdir(notes.FOLDER) if _NAME.match(name))
     except FileNotFoundError:
         return []
 

@@ -11,7 +11,7 @@ from luksext import begun, header, rollback
 from luksext.errors import (ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign,
                             RevokedKeyBack)
 from luksext.header import Header
-from luksext.options import CIPHERS
+from luksext.configuration import CIPHERS
 
 
 class Record(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fake_luks import Disk
-from luksext import alive, clevis, cryptsetup, devices, run, state, tpm
+from luksext import alive, clevis, cryptsetup, devices, notes, run, tpm
 
 # Few examples, and the same at each run, whatever the machine is busy with. For a campaign, as many
 # others: pytest tests/unit --hypothesis-profile=campaign
@@ -99,7 +99,7 @@ def disk(request, tmp_path, monkeypatch):
     monkeypatch.setattr(clevis, "check_tools", lambda pin: None)
     monkeypatch.setattr(clevis, "require", lambda *programs: None)
     monkeypatch.setattr(tpm, "check", lambda: None)
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "state"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "state"))
     return made
 
 

@@ -7,7 +7,7 @@ from doc_rows import DOCS, rows
 from fake_xapi import XenAPI  # noqa: F401, before what imports XenAPI
 
 import luksext_calls
-from luksext import console, options, verbs
+from luksext import configuration, console, verbs
 
 NAME = re.compile(r"(\*\*)?`([^`]+)`")
 
@@ -27,7 +27,7 @@ def tables():
 
 def test_every_option_is_in_the_guide():
     described, _ = tables()
-    assert [row[0] for row in described] == [name for name, _ in options.DESCRIPTIONS]
+    assert [row[0] for row in described] == [name for name, _ in configuration.DESCRIPTIONS]
 
 
 def on_the_console():

@@ -9,7 +9,7 @@ import headers
 import fake_xapi  # before what imports XenAPI
 from fake_xapi import NULL, Killed, Xapi
 import luksext_adopt
-from luksext import adopt, devices, state
+from luksext import adopt, devices, notes
 from luksext.clevis import Pin
 from luksext.errors import AdoptionUnfinished, DeviceInUse, DeviceIsOurs, SrNotAdoptable
 from luksext.generation import Identity
@@ -117,7 +117,7 @@ class Host:
 @pytest.fixture
 def host(tmp_path, programs, monkeypatch):
     made = Host()
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "state"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "state"))
     monkeypatch.setattr(devices, "lasting_name", lambda device: "/dev/disk/by-id/x")
     monkeypatch.setattr(adopt, "identify", lambda path: Found(made.container, headers.SR))
     monkeypatch.setattr(adopt, "container_at", lambda path: path)

@@ -9,7 +9,7 @@ import stat
 import pytest
 
 import headers
-from luksext import backup, header, rawdisk, rollback, state
+from luksext import backup, header, notes, rawdisk, rollback, state
 from luksext.container import LuksContainer
 from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy, DeviceInUse,
                             DeviceMissing, DiskFails, HeaderDamaged, HeaderMissing, NotWritten,
@@ -54,7 +54,7 @@ def area_of(content):
 @pytest.fixture
 def host(programs, sysfs, tmp_path, monkeypatch):
     """A host with places for notes, and disks without signatures."""
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     programs.add("wipefs")
     return Host(sysfs, programs, tmp_path / "notes")
 

@@ -20,13 +20,14 @@ from fake_xapi import Xapi  # before what imports XenAPI
 import luksext_calls
 import luksext_doctor
 import luksext_xapi
-from luksext import (audit, backup, begun, clevis, console, container, cryptsetup, health, keys,
-                     options, repository, run, started, state, status, tpm, verbs)
+from luksext import (audit, backup, begun, clevis, configuration, console, container, cryptsetup,
+                     health, keys, notes, options, repository, run, started, state, status, tpm,
+                     verbs)
 from luksext.errors import (ArgumentInvalid, LuksError, OptionInvalid, RecordDamaged,
                             RecoveryKeyInvalid, SecretInvalid)
 from luksext.repository import Repository
 
-OPTIONS = [key for key, _ in options.DESCRIPTIONS]
+OPTIONS = [key for key, _ in configuration.DESCRIPTIONS]
 
 # A key as it is printed, and one that differs from it in every place.
 KEY = "F725-R90E-MNG2-2CFE-5G3A-3K1B-P7MW"
@@ -164,7 +165,7 @@ def luks(request, tmp_path_factory):
         patch.setattr(clevis, "require", lambda *programs: None)
         patch.setattr(tpm, "check", lambda: None)
         patch.setattr(audit, "record", lambda *words, **details: None)
-        patch.setattr(state, "FOLDER", str(folder / "notes"))
+        patch.setattr(notes, "FOLDER", str(folder / "notes"))
         patch.setattr(run, "PRIVATE_DIR", str(folder / "private"))
         patch.setattr("luksext.contents.kinds", lambda device: [])
         patch.setattr(container, "all_containers", lambda: iter([disk.container()]))

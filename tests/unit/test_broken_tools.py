@@ -43,7 +43,7 @@ def code_of(lab, call, *args):  # noqa: F811
     """The code of the error of a call, 0 where it succeeds."""
     try:
         call(*args)
-    except lab.driver.xs_errors.SROSError as error:
+    except lab.life.xs_errors.SROSError as error:
         assert "SR " + SR in str(error)
         return error.errno
     return 0

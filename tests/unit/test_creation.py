@@ -5,7 +5,7 @@ import os
 import pytest
 
 import headers
-from luksext import container, creation, devices, state
+from luksext import container, creation, devices, notes, state
 from luksext.clevis import Pin
 from luksext.creation import Creation
 from luksext.errors import CommandFailed, NotWritten
@@ -20,7 +20,7 @@ OPTIONS = Options(["/dev/sdb"], False, Pin("any", {}), 2, headers.CIPHER, 512, F
 @pytest.fixture
 def disk(tmp_path, sysfs, programs, monkeypatch):
     """An empty disk of a host with no notes."""
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     programs.add("cryptsetup")
     programs.add("dd", 'for word; do case $word in of=*) : >"${word#of=}"; esac; done')
     return sysfs.disk("sdb")

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -21,7 +22,8 @@ import pytest
 import headers
 import storage_manager
 from conftest import Sysfs
-from luksext import begun, clevis, container, cryptsetup, devices, header, options, state
+from luksext import (begun, clevis, configuration, container, cryptsetup, devices, header, notes,
+                     state)
 
 SR = headers.SR
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -87,6 +89,7 @@ class Lab:
 
     def __init__(self, driver, sysfs, programs):
         self.driver = driver
+        self.life = importlib.import_module("luksext_life")
         self.sysfs = sysfs
         self.programs = programs
         self.log = []
@@ -120,7 +123,7 @@ def lab(driver, programs, tmp_path, monkeypatch):
     nodes = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="luksext-test-"))
     sysfs = Sysfs(tmp_path / "sys", nodes)
     monkeypatch.setattr(devices, "_SYSFS", str(sysfs.block))
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     monkeypatch.setattr(logging.getLogger("luksext"), "handlers", [])
     made = Lab(driver, sysfs, programs)
     real_candidates, real_disk_of = devices.candidates, devices.disk_of
@@ -148,7 +151,7 @@ def add_programs(programs, sysfs):
 
 
 def replace_ext_driver(lab, monkeypatch):
-    driver, ext = lab.driver, lab.driver.EXTSR
+    driver, ext = lab.life, lab.driver.EXTSR
 
     def step(name):
         def method(self, *args):
@@ -185,7 +188,7 @@ def records_of(made):
 
 
 def failure(lab, call, *args):
-    with pytest.raises(lab.driver.xs_errors.SROSError) as caught:
+    with pytest.raises(lab.life.xs_errors.SROSError) as caught:
         call(*args)
     return str(caught.value)
 
@@ -195,7 +198,7 @@ def failure(lab, call, *args):
 
 def test_every_option_is_in_the_driver_info_with_what_ext_has(driver):
     keys = [key for key, _ in driver.DRIVER_INFO["configuration"]]
-    assert {key for key, _ in options.DESCRIPTIONS} <= set(keys)
+    assert {key for key, _ in configuration.DESCRIPTIONS} <= set(keys)
     assert len(set(keys)) == len(keys)
     assert "location" not in keys
     assert all(text for _, text in driver.DRIVER_INFO["configuration"])
@@ -247,6 +250,15 @@ def test_loading_runs_no_program_and_looks_at_no_device(lab, monkeypatch, config
     assert made.vgname == "XSLocalEXT-" + SR
     assert lab.programs.order() == []
     assert lab.notes == []
+
+
+def test_what_every_command_for_a_vdi_loads_is_little(driver):
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, LUKSEXTSR; print(*sys.modules)"], check=True,
+        stdout=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
+    names = loaded.stdout.decode().split()
+    assert [name for name in names if name.startswith("luksext")] == [
+        "luksext", "luksext.configuration", "luksext.notes", "luksext_sm", "luksext_types"]
 
 
 def test_its_methods_take_what_the_storage_manager_gives(driver):
@@ -323,19 +335,19 @@ def test_a_device_that_must_not_be_formatted_leaves_all_untouched(lab, prepare, 
     ("test_hostPBD_devs", "another SR of this host"),
     ("test_scsiserial", "another SR of this pool")])
 def test_a_device_of_another_sr_is_in_use(lab, monkeypatch, check, text):
-    monkeypatch.setattr(lab.driver.util, check, lambda *args: True)
+    monkeypatch.setattr(lab.life.util, check, lambda *args: True)
     assert text in failure(lab, lab.sr(device=lab.disk("sdb"), pin="any").create, SR, 0)
 
 
 def test_the_disk_of_dom0_is_in_use_even_by_force(lab, monkeypatch):
     disk = lab.disk("sda")
-    monkeypatch.setattr(lab.driver.util, "getrootdev", lambda: disk)
+    monkeypatch.setattr(lab.life.util, "getrootdev", lambda: disk)
     made = lab.sr(device=disk, pin="any", force="true")
     assert "in use by dom0" in failure(lab, made.create, SR, 0)
 
 
 def test_a_disk_that_a_vm_has_is_in_use_even_by_force(lab, monkeypatch):
-    monkeypatch.setattr(lab.driver.luksext_xapi, "vms_with", lambda *args: ["the VM web"])
+    monkeypatch.setattr(lab.life.luksext_xapi, "vms_with", lambda *args: ["the VM web"])
     made = lab.sr(device=lab.disk("sdb"), pin="any", force="true")
     assert "in use by the VM web" in failure(lab, made.create, SR, 0)
 
@@ -366,7 +378,7 @@ def test_two_creates_at_once_on_one_disk_do_not_meet(lab, monkeypatch):
     disk, divided, other = lab.disk("sdb"), lab.disk("sdc"), lab.disk("sdd")
     part = lab.sysfs.partition("sdc", "sdc1", number="8:99")
     locked = state.locked
-    monkeypatch.setattr(lab.driver.state, "locked", lambda name: locked(name, 0))
+    monkeypatch.setattr(lab.life.state, "locked", lambda name: locked(name, 0))
     for busy, device in ((disk, disk), (divided, part)):
         with locked("create-" + devices.number_of(busy).replace(":", "-")):
             text = failure(lab, lab.sr(device=device, pin="any").create, SR, 0)
@@ -496,7 +508,10 @@ def test_a_scan_completes_the_vdis_of_an_adoption(lab, monkeypatch):
     monkeypatch.setattr(importlib.import_module("luksext_adopt"), "restore_snapshots",
                         lambda session, luks_uuid: adopted.append((lab.log[-1], luks_uuid)))
     assert made.scan(SR) == "answer"
-    assert adopted == [("scanned", made._records()[0].uuid)]
+    assert adopted == []
+    state.Store(headers.UUID).save(notes.ADOPTION, {"vdis": {}})
+    assert made.scan(SR) == "answer"
+    assert adopted == [("scanned", records_of(made)[0][0])]
 
 
 def test_attach_twice_is_no_error(lab):
@@ -521,7 +536,7 @@ def test_attach_forgets_activations_that_nobody_ended_before_anything_is_open(la
         made.attach(SR)
     assert "activating" not in made.session.vdis["died"]
     made.session.vdis["died"]["activating"] = "True"
-    monkeypatch.setattr(devices, "is_mapped", lambda name: name == made._volume)
+    monkeypatch.setattr(devices, "is_mapped", lambda name: name == VOLUME)
     made.attach(SR)
     assert "activating" in made.session.vdis["died"]
 
@@ -630,7 +645,7 @@ def test_an_sr_with_a_recovery_key_waits_for_its_confirmation(lab):
 
 def test_a_plug_ends_no_suspension_while_an_administrator_changes_keys(lab, monkeypatch):
     made, disks = created(lab)
-    ended, locked, upkeep = [], state.locked, lab.driver._upkeep()
+    ended, locked, upkeep = [], state.locked, lab.life.upkeep
     monkeypatch.setattr(upkeep.bindings, "end_suspend",
                         lambda container: ended.append(container.device))
     monkeypatch.setattr(upkeep.state, "locked", lambda name: locked(name, 0))
@@ -720,7 +735,7 @@ def test_delete_keeps_the_containers_open_for_the_ext_driver_then_erases_them(la
         self.detach(sr_uuid)
         lab.log.append(("delete", self.dconf["device"], lab.open_mappings()))
 
-    monkeypatch.setattr(lab.driver.FileSR.FileSR, "delete", delete)
+    monkeypatch.setattr(lab.life.FileSR.FileSR, "delete", delete)
     assert made.delete(SR) is None
     assert steps(lab)[-3:] == ["attach", "detach", "delete"]
     assert all(mappings == ["dm-sdb", "dm-sdc"] for _, _, mappings in lab.log)
@@ -817,8 +832,8 @@ def interrupted(lab, *disks, **config):
     killed = lab.sr(uuid=OTHER_SR, device=",".join(disks), pin="any", **config)
     with pytest.raises(KeyboardInterrupt):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lab.driver, "_Undo", NoUndo)
-            patch.setattr(lab.driver.luksext_xapi, "record", kill)
+            patch.setattr(lab.life, "_Undo", NoUndo)
+            patch.setattr(lab.life.luksext_xapi, "record", kill)
             killed.create(OTHER_SR, 0)
     return killed
 
@@ -924,7 +939,7 @@ def test_probe_of_a_missing_device_is_our_error_without_an_sr(lab):
 
 @pytest.mark.parametrize("method", ["create", "attach", "delete", "probe"])
 def test_without_a_device_the_storage_managers_own_error_is_raised(lab, monkeypatch, method):
-    errors = lab.driver.xs_errors
+    errors = lab.life.xs_errors
     monkeypatch.setattr(errors, "XenError", lambda name: errors.SROSError(90, name))
     arguments = {"create": (SR, 0), "probe": ()}.get(method, (SR,))
     assert "ConfigDeviceMissing" in failure(lab, getattr(lab.sr(), method), *arguments)
@@ -936,7 +951,7 @@ def test_without_a_device_the_storage_managers_own_error_is_raised(lab, monkeypa
 def test_undo_takes_back_the_newest_first(lab):
     done = []
     with pytest.raises(KeyError):
-        with lab.driver._Undo(60) as undo:
+        with lab.life._Undo(60) as undo:
             for number in range(3):
                 undo.add(lambda number=number: done.append(number))
             raise KeyError()
@@ -950,7 +965,7 @@ def test_a_step_that_cannot_be_undone_is_logged_and_hides_neither_the_rest_nor_t
         raise ValueError("second failure")
 
     with pytest.raises(KeyError, match="first"):
-        with lab.driver._Undo(60) as undo:
+        with lab.life._Undo(60) as undo:
             undo.add(lambda: done.append("rest"))
             undo.add(fails)
             raise KeyError("first")
@@ -959,7 +974,7 @@ def test_a_step_that_cannot_be_undone_is_logged_and_hides_neither_the_rest_nor_t
 
 
 def test_nothing_is_undone_after_forget(lab):
-    with lab.driver._Undo(60) as undo:
+    with lab.life._Undo(60) as undo:
         undo.add(lambda: pytest.fail("undone"))
         undo.forget()
 
@@ -968,7 +983,7 @@ def test_nothing_is_undone_after_forget(lab):
 
 
 def test_an_error_has_our_code_and_is_logged(lab):
-    with pytest.raises(lab.driver.xs_errors.SROSError) as caught:
+    with pytest.raises(lab.life.xs_errors.SROSError) as caught:
         lab.sr(device="/dev/nope").probe()
     assert caught.value.errno == 6210
     assert any(str(note).startswith("luksext: error 6210: SR " + SR) for note in lab.notes)

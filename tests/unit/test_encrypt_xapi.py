@@ -5,7 +5,7 @@ import pytest
 import headers
 from fake_xapi import NULL, SCANNED_VDI, Killed, Xapi  # before what imports XenAPI
 import luksext_encrypt
-from luksext import devices, state
+from luksext import devices, notes
 from luksext.errors import OptionInvalid, PinRefuses, SrNotAdoptable, SrNotEmpty
 
 DISK = "/dev/sdb"
@@ -44,7 +44,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path, programs, monkeypatch):
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "state"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "state"))
     monkeypatch.setattr(devices, "lasting_name", lambda device: "/dev/disk/by-id/x")
     for name in ("clevis-encrypt-any", "jose", "wipefs", "dmsetup", "dd", "luksmeta"):
         programs.add(name)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import headers
-from luksext import health, state
+from luksext import health, notes
 from luksext.container import LuksContainer
 from luksext.header import read
 from luksext.health import Proof
@@ -37,7 +37,7 @@ def header_of(**salts):
 @pytest.fixture
 def container(programs, tmp_path, monkeypatch):
     """A container with bindings in the slots 0 and 1, which give up their keys."""
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     programs.add("jose")
     programs.add("clevis", "printf the-key")
     programs.add("cryptsetup")

@@ -18,7 +18,7 @@ import awkward
 import eventlogs
 import headers
 from luksext import (backupfile, clevis, cryptsetup, efivars, eventlog, generation, header,
-                     keyslots, pcrs, predict, run, state, status, tang, tpm, trust)
+                     keyslots, notes, pcrs, predict, run, status, tang, tpm, trust)
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import (BackupDamaged, HeaderDamaged, HeaderMissing, LuksError, TangUnreachable,
@@ -44,7 +44,7 @@ def host(tmp_path_factory):
         for module in (cryptsetup, clevis, tpm, tang, pcrs):
             patch.setattr(module, "run", ran)
         patch.setattr(clevis, "require", lambda *programs: None)
-        patch.setattr(state, "FOLDER", str(folder / "notes"))
+        patch.setattr(notes, "FOLDER", str(folder / "notes"))
         patch.setattr(run, "PRIVATE_DIR", str(folder / "private"))
         patch.setattr(tpm, "DEVICE", os.devnull)
         patch.setattr(pcrs, "_SYSFS", str(folder))

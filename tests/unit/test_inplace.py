@@ -7,7 +7,7 @@ import pytest
 
 import headers
 from fake_luks import every_cut
-from luksext import (begun, clevis, header, inplace, keys, keyslots, options, reencrypt, state)
+from luksext import begun, clevis, header, inplace, keys, keyslots, notes, options, reencrypt, state
 from luksext.begun import Begun
 from luksext.clevis import Pin
 from luksext.errors import (DeviceNotEmpty, InPlaceBegun, InPlaceImpossible, LuksError, NoBinding,
@@ -72,7 +72,7 @@ class Host:
 @pytest.fixture
 def host(monkeypatch, tmp_path):
     made = Host(tmp_path)
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     monkeypatch.setattr(inplace.shrink, "shrink", made.shrink)
     monkeypatch.setattr(inplace.lvm, "deactivate_all", lambda group: made.step())
     monkeypatch.setattr(inplace.cryptsetup, "encrypt_init", made.encrypt_init)
@@ -227,7 +227,7 @@ def test_a_missing_tool_is_named(host, monkeypatch):
 @pytest.fixture
 def encrypted(disk, monkeypatch, tmp_path):
     """A disk whose data are all encrypted, and whose only key is the recovery key."""
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     disk.key = keys.to_passphrase(keys.generate())
 
     def prepare():

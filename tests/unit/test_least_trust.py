@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from conftest import Programs
-from luksext import console, run, smplugins, state
+from luksext import console, notes, run, smplugins, state
 from luksext.errors import CommandFailed, NotWritten, Unsupported
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -70,7 +70,7 @@ def test_whatever_the_umask_is_nobody_else_can_write_what_is_installed(tmp_path,
 # What is made
 
 def test_folders_files_and_locks_are_for_root_alone(tmp_path, monkeypatch, no_umask):
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     monkeypatch.setattr(run, "PRIVATE_DIR", str(tmp_path / "private"))
     store = state.Store("11111111-2222-4333-8444-555555555555")
     store.save("note", {"a": 1})

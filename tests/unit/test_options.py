@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luksext import options
+from luksext import configuration, options
 from luksext.clevis import Pin
 from luksext.errors import OptionInvalid, SecretInvalid
 
@@ -157,7 +157,7 @@ def test_the_configuration_of_any_other_pin_is_its_own_matter():
     assert pin("yubikey", {"any": ["thing"]}) == Pin("yubikey", {"any": ["thing"]})
 
 
-KEYS = [key for key, _ in options.DESCRIPTIONS if key != "device"]
+KEYS = [key for key, _ in configuration.DESCRIPTIONS if key != "device"]
 VALUES = (st.text() | st.sampled_from(
     ["true", "false", "1", "2", "tpm2", "tang", "sss", "{}", "512", "{\"t\":1,\"pins\":{}}"])
     | st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
@@ -174,7 +174,7 @@ def test_any_device_config_is_parsed_or_refused(config):
     except OptionInvalid as refusal:
         assert "device-config:" in str(refusal)
         return
-    assert parsed.cipher in options.CIPHERS
+    assert parsed.cipher in configuration.CIPHERS
     assert parsed.key_bits in (256, 512)
     assert parsed.luks_version in (None, 1, 2)
     json.dumps(parsed.pin.config)
@@ -234,7 +234,7 @@ def test_any_text_is_a_passphrase_or_refused_without_being_quoted(text):
 
 
 def test_every_option_is_described_once():
-    keys = [key for key, _ in options.DESCRIPTIONS]
+    keys = [key for key, _ in configuration.DESCRIPTIONS]
     assert len(set(keys)) == len(keys)
     assert options.RECOVERY_SECRET_KEY == "recovery_password_secret"
     assert "recovery_password" in keys

@@ -8,7 +8,7 @@ import pytest
 
 import fake_reencrypt
 import headers
-from luksext import begun, bindings, container, grow, keyslots, reencrypt, state, trust
+from luksext import begun, bindings, container, grow, keyslots, notes, reencrypt, state, trust
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.devices import Mapping
@@ -30,7 +30,7 @@ MIB = 1 << 20
 @pytest.fixture
 def lab(programs, sysfs, tmp_path, monkeypatch):
     """An open container with a binding in keyslot 0 and a passphrase in keyslot 1."""
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     made = Lab(programs, sysfs, tmp_path)
     monkeypatch.setattr(reencrypt.backup, "revoked",
                         lambda container: made.backups.append(container.header.keyslots))

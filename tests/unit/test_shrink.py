@@ -5,7 +5,7 @@ import os
 import pytest
 
 import headers
-from luksext import shrink, state
+from luksext import notes, shrink
 from luksext.errors import CommandFailed, LuksError, NoRoom
 from luksext.lvm import PhysicalVolume, Volume
 from luksext.run import Result
@@ -150,7 +150,7 @@ class Stack:
 @pytest.fixture
 def stack(monkeypatch, tmp_path):
     made = Stack()
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     monkeypatch.setattr("luksext.run.PRIVATE_DIR", str(tmp_path / "private"))
     monkeypatch.setattr(shrink, "run", made.run)
     for name in ("check", "least_size", "shrink", "size_of"):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import headers
-from luksext import run, state
+from luksext import notes, run, state
 from luksext.errors import Busy, NotWritten, Unsupported
 from luksext.state import Store
 
@@ -16,7 +16,7 @@ from luksext.state import Store
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """Where the notes and locks of the test are."""
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     monkeypatch.setattr(run, "PRIVATE_DIR", str(tmp_path / "private"))
     return tmp_path / "notes"
 
@@ -170,7 +170,7 @@ def test_what_is_destroyed_is_overwritten_first(tmp_path):
 
 HOLD = """
 import sys
-from luksext import run, state
+from luksext import notes, run, state
 run.PRIVATE_DIR = sys.argv[1]
 with state.locked("sr"):
     print("taken", flush=True)

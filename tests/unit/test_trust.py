@@ -3,7 +3,7 @@
 import pytest
 
 import headers
-from luksext import begun, costs, header, rollback, state, trust
+from luksext import begun, costs, header, rollback, trust
 from luksext.errors import (ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign,
                             RevokedKeyBack)
 from luksext.trust import Record
@@ -16,7 +16,7 @@ RECORD1 = RECORD._replace(volume_key=(b"k" * 20).hex())
 
 @pytest.fixture(autouse=True)
 def notes(tmp_path, programs, monkeypatch):
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
 
 
 def luks2(**fields):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from luksext import audit, backup, state, status, verbs
+from luksext import audit, backup, notes, status, verbs
 from luksext.errors import ArgumentInvalid, BackupMissing, HeaderMissing, NoSuchKey, VerbUnknown
 from luksext.repository import Repository
 
@@ -24,7 +24,7 @@ def lines(monkeypatch):
 def backups(monkeypatch, tmp_path):
     """Backups by their reason, in the place of files of 16 MiB."""
     made = []
-    monkeypatch.setattr(state, "FOLDER", str(tmp_path / "notes"))
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     monkeypatch.setattr(backup, "create", lambda container, reason: made.append(reason))
     monkeypatch.setattr(backup, "is_fresh", lambda container: bool(made))
     monkeypatch.setattr(backup, "list_of", lambda uuid: [])

@@ -50,7 +50,7 @@ def tang_hangs(lab, monkeypatch):  # noqa: F811
                 tokens={str(slot): headers.binding_token(slot) for slot in range(4)}),
                 uuid=found.uuid, label=found.label, subsystem=found.subsystem))
     lab.programs.add("clevis", TICK + HANGS)
-    monkeypatch.setattr(lab.driver, "UNLOCK_SECONDS", 1)
+    monkeypatch.setattr(lab.life, "UNLOCK_SECONDS", 1)
     return made
 
 
@@ -67,7 +67,7 @@ def test_all_disks_share_the_time_and_are_closed_in_one_of_their_own(
     made, _ = created(lab, 3)
     before = len(lab.programs.order())
     lab.programs.add("clevis", TICK + "printf key")
-    monkeypatch.setattr(lab.driver, "UNLOCK_SECONDS", 2)
+    monkeypatch.setattr(lab.life, "UNLOCK_SECONDS", 2)
     assert "2 seconds were over" in failure(lab, made.attach, SR)
     assert lab.programs.order()[before:] == [
         "clevis decrypt", "cryptsetup open", "dmsetup table", "clevis decrypt", "cryptsetup close"]
@@ -77,13 +77,13 @@ def test_all_disks_share_the_time_and_are_closed_in_one_of_their_own(
 def test_a_plug_that_unlocked_ends_whatever_is_done_besides(
         lab, monkeypatch, seconds):  # noqa: F811
     made, _ = created(lab)
-    monkeypatch.setattr(lab.driver, "UPKEEP_SECONDS", 1)
+    monkeypatch.setattr(lab.life, "UPKEEP_SECONDS", 1)
 
     def hang(*_):
         run.run(["hangs"])
 
     lab.programs.add("hangs", HANGS)
-    upkeep = lab.driver._upkeep()
+    upkeep = lab.life.upkeep
     monkeypatch.setattr(upkeep.started, "note", hang)
     monkeypatch.setattr(upkeep.reencrypt, "resume", hang)
     monkeypatch.setattr(upkeep.bindings, "end_suspend", hang)
@@ -96,7 +96,7 @@ def test_a_probe_ends(lab, monkeypatch, stopped_clock, seconds):  # noqa: F811
     disk = lab.disk("sdb", headers.luks1())
     for name in ("luksmeta", "cryptsetup"):
         lab.programs.add(name, TICK + HANGS)
-    monkeypatch.setattr(lab.driver, "PROBE_SECONDS", 1)
+    monkeypatch.setattr(lab.life, "PROBE_SECONDS", 1)
     assert "did not end" in failure(lab, lab.sr(uuid="", device=disk).probe)
     assert seconds() < 1 + SLACK
 
@@ -116,16 +116,17 @@ def test_an_unplug_ends(lab, monkeypatch, seconds):  # noqa: F811
     made, _ = created(lab)
     made.attach(SR)
     lab.programs.add("cryptsetup", HANGS)
-    monkeypatch.setattr(lab.driver, "CLOSE_SECONDS", 1)
+    monkeypatch.setattr(lab.life, "CLOSE_SECONDS", 1)
     assert "cryptsetup close" in failure(lab, made.detach, SR)
     assert seconds() < 1 + SLACK
 
 
-def test_the_times_are_those_of_the_documentation(driver):  # noqa: F811
-    plugged = driver.UNLOCK_SECONDS + driver.UPKEEP_SECONDS + run.OVERTIME
-    refused = driver.UNLOCK_SECONDS + run.OVERTIME + driver.CLOSE_SECONDS
+def test_the_times_are_those_of_the_documentation(lab):  # noqa: F811
+    life = lab.life
+    plugged = life.UNLOCK_SECONDS + life.UPKEEP_SECONDS + run.OVERTIME
+    refused = life.UNLOCK_SECONDS + run.OVERTIME + life.CLOSE_SECONDS
     wanted = {"sr_attach": max(plugged, refused),
-              "sr_detach": driver.STOP_SECONDS + driver.CLOSE_SECONDS,
-              "sr_probe": driver.PROBE_SECONDS}
+              "sr_detach": life.STOP_SECONDS + life.CLOSE_SECONDS,
+              "sr_probe": life.PROBE_SECONDS}
     assert {row[0]: row[1] for row in doc_rows.rows("reliability.md", "sr_")} == {
         name: "{} s".format(seconds) for name, seconds in wanted.items()}
