@@ -9,10 +9,9 @@ import functools
 import logging
 import xml.etree.ElementTree as ElementTree
 
-import luksext_upkeep as upkeep
 import luksext_xapi
-from luksext import (alive, claims, creation, devices, header, keys, lvm, options, repository, run,
-                     state)
+from luksext import (alive, claims, creation, devices, header, keys, lvm, options,
+                     reencrypt_process, repository, run, state)
 from luksext import container as containers
 from luksext.container import LuksContainer
 from luksext.errors import DeviceInUse, HalfDestroyed, HeaderMissing, LuksError
@@ -43,6 +42,12 @@ def _log_to_smlog():
     if not log.handlers:
         log.addHandler(_SMlogHandler())
         log.setLevel(logging.INFO)
+
+
+def _upkeep():
+    # Loaded here, since an unplug and a probe need nothing of it.
+    import luksext_upkeep
+    return luksext_upkeep
 
 
 def _explained(method):
@@ -154,14 +159,16 @@ class Life:
         self._note_disks(found)
         self._forget_recovery_secret()
         with run.within(UPKEEP_SECONDS):
-            upkeep.after_unlock(self._session, self._ref, sr)
+            _upkeep().after_unlock(self._session, self._ref, sr)
 
     @_explained
     def detach(self, sr_uuid):
         """Detaches the ext SR, then closes the containers. Idempotent from every state."""
         with run.within(STOP_SECONDS):
             mappings = self._open_mappings(sr_uuid)
-            upkeep.before_close(mappings)
+            # What works on an open container on its own would keep it open.
+            for mapping in mappings:
+                reencrypt_process.stop(mapping)
         try:
             self._driver.ext.detach(sr_uuid)
         except xs_errors.SROSError:
@@ -200,7 +207,7 @@ class Life:
                 disk.erase()
             elif not isinstance(disk, HeaderMissing):
                 raise disk
-        upkeep.forget(self._records())
+        _upkeep().forget(self._records())
 
     def is_emptied(self):
         """Whether nothing is left to scan."""
@@ -211,7 +218,7 @@ class Life:
         and shows in XAPI what needs attention. Never fails: that would end the service's round."""
         _log_to_smlog()
         try:
-            upkeep.check(self._session, self._ref, self._repository())
+            _upkeep().check(self._session, self._ref, self._repository())
         except Exception as error:  # pylint: disable=broad-except
             util.SMlog("luksext: cannot check the SR {}: {}".format(sr_uuid, error))
 

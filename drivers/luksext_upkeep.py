@@ -7,7 +7,7 @@ import contextlib
 import time
 
 import luksext_xapi
-from luksext import backup, bindings, health, reencrypt, reencrypt_process, started, state, status
+from luksext import backup, bindings, health, reencrypt, started, state, status
 from luksext.run import log
 
 
@@ -32,12 +32,6 @@ def after_unlock(session, sr_ref, sr):
     if changed:
         with only_logged("cannot show the state of the SR"):
             luksext_xapi.publish(session, sr_ref, status.of(sr.refreshed()))
-
-
-def before_close(mappings):
-    """Stops what works on open containers on its own. Raises LuksError where that goes on."""
-    for mapping in mappings:
-        reencrypt_process.stop(mapping)
 
 
 def check(session, sr_ref, sr):

@@ -53,7 +53,9 @@ class Calls:
         self._programs = [f"/opt/xensource/sm/{name}" for name in _DRIVERS] + [_BY_HAND_PATH]
         host.machine.put(str(AS_PROGRAMS), b"")
         # XAPI scans by itself what was plugged: that is none of the calls measured here.
-        host.xe("host-param-set", uuid=host.uuid, other_config={"auto-scan-interval": "86400"})
+        client = host.client()
+        client.call("host.add_to_other_config", client.ref("host", host.uuid),
+                    "auto-scan-interval", "86400")
         host.sh("xe-toolstack-restart")
 
     def of(self, call: Callable[[], object]) -> Costs:

@@ -18,13 +18,12 @@ import atexit
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -117,7 +116,7 @@ class Machine:
         self._firmware = firmware
         self._nic = nic
         self._process: subprocess.Popen[bytes] | None = None
-        self._tpm_process: subprocess.Popen[bytes] | None = None
+        self._tpm: swtpm.Chip | None = None
         self._guest: Guest | None = None
         self._qmp: Qmp | None = None
         self._image: image.Image | None = None
@@ -316,15 +315,10 @@ class Machine:
         self._chip = 1 - self._chip
         self._save()
 
-    @contextlib.contextmanager
-    def hanging_tpm(self) -> Iterator[None]:
+    def hanging_tpm(self) -> contextlib.AbstractContextManager[None]:
         """Within, the running guest's TPM answers nothing; afterwards, what it was asked too."""
-        assert self._tpm_process is not None
-        self._tpm_process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._tpm_process.send_signal(signal.SIGCONT)
+        assert self._tpm is not None
+        return self._tpm.hanging()
 
     def clear_tpm(self) -> None:
         """Clear the running guest's TPM as its owner: all that was sealed to it is lost."""
@@ -365,10 +359,9 @@ class Machine:
         theirs = [for_qmp, for_guestd]
         tpm = None
         if self._has_tpm:
-            chip = self.folder / f"tpm-{self._chip}"
-            self._tpm_process, for_tpm = swtpm.power(chip)
-            theirs.append(for_tpm)
-            tpm = for_tpm.fileno()
+            self._tpm = swtpm.Chip(self.folder / f"tpm-{self._chip}")
+            theirs.append(self._tpm.for_qemu)
+            tpm = self._tpm.for_qemu.fileno()
         self.http_port = _free_port()
         self._targets = list(self._disks)
         argv = qemu.command(
@@ -459,12 +452,11 @@ class Machine:
             self._qmp.close()
         if self._guest is not None:
             self._guest.close()
-        if self._tpm_process is not None:
-            # It ends when QEMU's end of their connection closes, after it has written its state.
-            self._tpm_process.wait(_DEVICE_TIMEOUT)
+        if self._tpm is not None:
+            self._tpm.wait(_DEVICE_TIMEOUT)
         if self._image is not None:
             self._image.release()
-        self._process = self._tpm_process = self._guest = self._qmp = self._image = None
+        self._process = self._tpm = self._guest = self._qmp = self._image = None
         _running.discard(self)
 
     def _last_words(self) -> str:

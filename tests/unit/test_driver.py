@@ -645,7 +645,7 @@ def test_an_sr_with_a_recovery_key_waits_for_its_confirmation(lab):
 
 def test_a_plug_ends_no_suspension_while_an_administrator_changes_keys(lab, monkeypatch):
     made, disks = created(lab)
-    ended, locked, upkeep = [], state.locked, lab.life.upkeep
+    ended, locked, upkeep = [], state.locked, lab.life._upkeep()
     monkeypatch.setattr(upkeep.bindings, "end_suspend",
                         lambda container: ended.append(container.device))
     monkeypatch.setattr(upkeep.state, "locked", lambda name: locked(name, 0))

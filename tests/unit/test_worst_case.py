@@ -83,7 +83,7 @@ def test_a_plug_that_unlocked_ends_whatever_is_done_besides(
         run.run(["hangs"])
 
     lab.programs.add("hangs", HANGS)
-    upkeep = lab.life.upkeep
+    upkeep = lab.life._upkeep()
     monkeypatch.setattr(upkeep.started, "note", hang)
     monkeypatch.setattr(upkeep.reencrypt, "resume", hang)
     monkeypatch.setattr(upkeep.bindings, "end_suspend", hang)
