@@ -70,14 +70,15 @@ def rest() -> None:
 
 
 def _variable_properties() -> str:
-    # tpm2-tools 4 and later take the capability as an argument, 3.x as an option.
-    tcti = "device:" + DEVICE
-    try:
+    # tpm2-tools 4 and later take the capability as an argument, 3.x as an option: of a TPM that
+    # fails, only what one of both says is about that.
+    said = []
+    for arguments in (["properties-variable"], ["-c", "properties-variable"]):
         try:
-            result = run(["tpm2_getcap", "-T", tcti, "properties-variable"], deadline=_DEADLINE)
-        except CommandFailed:
-            result = run(["tpm2_getcap", "-T", tcti, "-c", "properties-variable"],
-                         deadline=_DEADLINE)
-    except (CommandFailed, CommandTimeout) as error:
-        raise TpmBroken(error.sentence) from error
-    return result.stdout.decode("utf-8", "replace")
+            result = run(["tpm2_getcap", "-T", "device:" + DEVICE, *arguments], deadline=_DEADLINE)
+            return result.stdout.decode("utf-8", "replace")
+        except CommandTimeout as error:
+            raise TpmBroken(error.sentence.rstrip(".")) from error
+        except CommandFailed as error:
+            said.append(error.sentence.rstrip("."))
+    raise TpmBroken("; ".join(said))

@@ -320,6 +320,11 @@ class Machine:
         assert self._tpm is not None
         return self._tpm.hanging()
 
+    def slow_tpm(self, seconds: float) -> contextlib.AbstractContextManager[None]:
+        """Within, the running guest's TPM needs so much longer for each request."""
+        assert self._tpm is not None
+        return self._tpm.slow(seconds)
+
     def clear_tpm(self) -> None:
         """Clear the running guest's TPM as its owner: all that was sealed to it is lost."""
         self.run("tpm2_clear")
@@ -327,6 +332,11 @@ class Machine:
     def extend_pcr(self, index: int) -> None:
         """Extend a PCR of the running guest's TPM in the SHA-256 bank; a start resets it."""
         self.run(["tpm2_pcrextend", f"{index}:sha256={1:064x}"])
+
+    def reset_pcr(self, index: int) -> None:
+        """Set a PCR of the running guest's TPM that Linux may reset, 16 or 23, to what it is after
+        a start (PC Client Platform TPM Profile, 4.6)."""
+        self.run(["tpm2_pcrreset", str(index)])
 
     def lock_out_tpm(self) -> None:
         """Drive the running guest's TPM into its dictionary-attack lockout by wrong passwords."""

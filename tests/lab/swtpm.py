@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ class Chip:
         ours, self.for_qemu = socket.socketpair()
         self._answers = threading.Event()
         self._answers.set()
+        self._seconds = 0.0
         _in_background(self._pass_control, ours, control)
         _in_background(_pass, control, ours)
 
@@ -48,6 +50,20 @@ class Chip:
         finally:
             self._answers.set()
 
+    @contextmanager
+    def slow(self, seconds: float) -> Iterator[None]:
+        """Within, each request takes so much longer."""
+        self._seconds = seconds
+        try:
+            yield
+        finally:
+            self._seconds = 0.0
+
+    def _wait(self) -> None:
+        """Until the next request may be passed on."""
+        time.sleep(self._seconds)
+        self._answers.wait()
+
     def _pass_control(self, qemu: socket.socket, swtpm: socket.socket) -> None:
         """Pass on control messages; the connection for requests comes with one (CMD_SET_DATAFD in
         swtpm_ioctls(3))."""
@@ -64,7 +80,7 @@ class Chip:
     def _requests(self, qemu: socket.socket) -> socket.socket:
         """The end for swtpm of a connection whose requests it gets while it is not hanging."""
         ours, for_swtpm = socket.socketpair()
-        _in_background(_pass, qemu, ours, self._answers.wait)
+        _in_background(_pass, qemu, ours, self._wait)
         _in_background(_pass, ours, qemu)
         return for_swtpm
 

@@ -54,7 +54,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory, firmware: Firmware) -> Ite
 def check_answers(folder: Path) -> None:
     """Every answer that a driver gave to XAPI is of the form that XAPI reads."""
     schema = etree.RelaxNG(etree.parse(Path(__file__).parent / "answers.rng"))
-    answers = list(folder.iterdir())
+    # Of a driver that was killed, nothing is kept but the name.
+    answers = [answer for answer in folder.iterdir() if answer.stat().st_size]
     assert answers, "no answer was kept"
     for answer in answers:
         schema.assertValid(etree.parse(answer))
