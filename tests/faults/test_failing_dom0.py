@@ -16,8 +16,8 @@ from tests.storage.pool import Host, XeError, luksext
 
 PASSPHRASE = "correct horse battery staple"
 
-# Not /tmp: XAPI keeps there what a driver answers (forkhelpers.ml, with_logfile_fd). Without room for
-# that, the driver of no SR type can answer anything.
+# Not /tmp: XAPI keeps there what a driver answers (forkhelpers.ml, with_logfile_fd). Without room
+# for that, the driver of no SR type can answer anything.
 _ON_ROOT = ("/var/lib/luksext", "/etc/lvm/archive", "/etc/lvm/backup", "/var/tmp")
 
 # KiB of address space: enough for cryptsetup, too little for 128 MiB besides.
