@@ -58,7 +58,10 @@ _HITS = re.compile(r"\{ (?:common_)?pid:\s*(\d+) \} hitcount:\s*(\d+)(?:\s+runti
 
 @dataclass(frozen=True)
 class Program:
-    """A program that a call started itself. begin, end: seconds since the call began."""
+    """What a call started itself, by its first program: one may become another.
+
+    begin, end: seconds since the call began.
+    """
 
     name: str
     begin: float
@@ -164,5 +167,5 @@ def _steps(processes: dict[int, _Process], root: int) -> Iterable[Program]:
     start = processes[root].begin
     for process in processes.values():
         if process.parent == root and process.programs and process.end is not None:
-            yield Program(process.programs[-1].rsplit("/", 1)[1], process.begin - start,
+            yield Program(process.programs[0].rsplit("/", 1)[1], process.begin - start,
                           process.end - start)

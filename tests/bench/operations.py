@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from tests.bench import report
+from tests.bench import goals, report
 from tests.bench.meter import Cost, Meter
 from tests.lab.disks import Disk
 from tests.lab.xapi.scripts import AS_PROGRAMS
@@ -217,9 +217,9 @@ _KINDS: dict[str, Callable[[Calls, Disk], Subject]] = {
 
 def shown(raw: dict[str, Any]) -> str:
     """The tables of what was measured."""
-    return "\n".join(_shown(raw, field, name) for field, name in (
+    return "\n".join([goals.table(raw), *(_shown(raw, field, name) for field, name in (
         ("seconds", "seconds"), ("cpu_seconds", "seconds on the CPU"),
-        ("programs", "programs started"), ("syscalls", "system calls")))
+        ("programs", "programs started"), ("syscalls", "system calls")))])
 
 
 def _shown(raw: dict[str, Any], field: str, name: str) -> str:
