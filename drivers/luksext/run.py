@@ -11,12 +11,15 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from typing import Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar
 
 from luksext.errors import (CommandFailed, CommandTimeout, NotWritten, TimeOver, ToolMissing,
                             Unsupported)
 from luksext.untrusted import shown
+
+Answer = TypeVar("Answer")
 
 log = logging.getLogger("luksext")
 
@@ -94,7 +97,17 @@ class _Limit(NamedTuple):
     seconds: float
 
 
-_limit: Optional[_Limit] = None
+class _Thread(threading.local):
+    """What holds in this thread."""
+
+    limit: Optional[_Limit] = None
+
+
+_here = _Thread()
+
+# Calls of `at_once` that run at the same time: a dom0 has few CPUs and little memory, a TPM serves
+# one request after the other.
+_AT_ONCE = 8
 
 
 @contextlib.contextmanager
@@ -105,7 +118,8 @@ def within(seconds: float) -> Iterator[None]:
     that are nested counts.
     """
     end = time.monotonic() + seconds
-    with _limited(_Limit(end, seconds) if _limit is None or end < _limit.end else _limit):
+    limit = _here.limit
+    with _limited(_Limit(end, seconds) if limit is None or end < limit.end else limit):
         yield
 
 
@@ -113,28 +127,49 @@ def within(seconds: float) -> Iterator[None]:
 def overtime() -> Iterator[None]:
     """For cleaning up after a failure, which may have been that the time is over: within, there is
     some more, once for all that is bounded by the same `within`."""
-    with _limited(_limit and _limit._replace(end=_limit.end + OVERTIME)):
+    limit = _here.limit
+    with _limited(limit and limit._replace(end=limit.end + OVERTIME)):
         yield
 
 
 @contextlib.contextmanager
 def _limited(limit: Optional[_Limit]) -> Iterator[None]:
-    global _limit
-    before, _limit = _limit, limit
+    before, _here.limit = _here.limit, limit
     try:
         yield
     finally:
-        _limit = before
+        _here.limit = before
 
 
 def time_for(what: str, seconds: float) -> float:
     """How many of `seconds` there are for `what`. Raises TimeOver where none are."""
-    if _limit is None:
+    limit = _here.limit
+    if limit is None:
         return seconds
-    left = _limit.end - time.monotonic()
+    left = limit.end - time.monotonic()
     if left <= 0:
-        raise TimeOver(what, _limit.seconds)
+        raise TimeOver(what, limit.seconds)
     return min(seconds, left)
+
+
+def at_once(calls: Sequence[Callable[[], Answer]]) -> List[Answer]:
+    """What `calls` return, in their order; several run at the same time, within the time that the
+    caller has.
+
+    Raises the error of the first that fails, once all that were begun have ended.
+    """
+    if len(calls) == 1:
+        return [calls[0]()]
+    # Loaded here, since nearly all SRs have one disk.
+    from concurrent.futures import ThreadPoolExecutor
+    limit = _here.limit
+
+    def limited(call: Callable[[], Answer]) -> Answer:
+        with _limited(limit):
+            return call()
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(limited, calls))
 
 
 class SecretPipe(NamedTuple):

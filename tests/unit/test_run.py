@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """run: the only place that runs a program."""
+import functools
 import logging
 import os
 import re
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -336,6 +338,58 @@ def test_cleaning_up_has_some_more_once_for_all(monkeypatch):
             run.time_for("it", 1000)
     with run.overtime():
         assert run.time_for("it", 1000) == 1000
+
+
+# Several at once
+
+
+def test_calls_run_at_once_within_the_time_of_the_caller():
+    met = threading.Barrier(3, timeout=20)
+
+    def call(number):
+        met.wait()
+        return number, run.time_for("it", 1000) <= 5
+
+    with run.within(5):
+        assert run.at_once([functools.partial(call, number) for number in range(3)]) == [
+            (0, True), (1, True), (2, True)]
+
+
+def test_time_for_cleaning_up_in_one_of_them_is_not_that_of_another():
+    cleaning_up, looked_at = threading.Event(), threading.Event()
+
+    def clean_up():
+        with run.overtime():
+            cleaning_up.set()
+            assert looked_at.wait(20)
+
+    def look():
+        assert cleaning_up.wait(20)
+        left = run.time_for("it", 1000)
+        looked_at.set()
+        return left
+
+    with run.within(5):
+        assert run.at_once([clean_up, look])[1] <= 5
+        assert run.time_for("it", 1000) <= 5
+
+
+def test_the_error_of_the_first_that_fails_comes_when_all_have_ended():
+    ended = []
+
+    def fail(number):
+        time.sleep(0.2 * number)
+        ended.append(number)
+        raise CommandFailed("tool", number, "")
+
+    with pytest.raises(CommandFailed, match="status 1"):
+        run.at_once([lambda: None, functools.partial(fail, 1), functools.partial(fail, 2)])
+    assert ended == [1, 2]
+
+
+def test_one_call_has_no_thread():
+    assert run.at_once([threading.current_thread]) == [threading.current_thread()]
+    assert run.at_once([]) == []
 
 
 def test_arguments_that_no_program_can_have_are_an_error(programs):
