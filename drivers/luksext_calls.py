@@ -115,7 +115,7 @@ def _encrypt(session, arguments):
         session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""), config)}
 
 
-_IN_PLACE_OPTIONS = ("pin", "pin-config", "cipher", "key-size", "discard")
+_IN_PLACE_OPTIONS = ("pin", "pin-config", "cipher", "key-size", "discard", "workqueues")
 
 
 def _encrypt_in_place(session, arguments):

@@ -32,10 +32,10 @@ def encrypt(session, host, sr_uuid, device_config):
         if is_ext:
             inplace.begin(sr_uuid, _unplugged(session, host, sr, sr_uuid, wanted), wanted)
         recovery_key = inplace.recovery_key(sr_uuid)
-        discard = {"discard": "true"} if wanted.discard else {}
+        flags = options.flags_as_given(wanted.flags)
         done = {"sr_uuid": sr_uuid}
         if is_ext or luksext_adopt.is_begun(sr_uuid):
-            done = luksext_adopt.adopt(session, host, sr_uuid, wanted.pin, device_config=discard)
+            done = luksext_adopt.adopt(session, host, sr_uuid, wanted.pin, device_config=flags)
         inplace.end(sr_uuid)
         return dict(
             done, recovery_key=recovery_key,

@@ -145,9 +145,8 @@ class Life:
                 found = sr.containers
                 for container in found:
                     creation.end(container.uuid)
-                for container, record in zip(found, sr.records):
-                    if container.open(record, sr.discard):
-                        undo.add(container.close)
+                run.at_once([functools.partial(self._open, container, record, sr, undo)
+                             for container, record in zip(found, sr.records)])
             if idle:
                 undo.add(self._deactivate)
                 luksext_xapi.forget_activations(self._session, self._ref)
@@ -294,6 +293,11 @@ class Life:
             containers.check_formattable(device, wanted.force)
 
     @staticmethod
+    def _open(container, record, sr, undo):
+        if container.open(record, sr.flags):
+            undo.add(container.close)
+
+    @staticmethod
     def _make_containers(sr_uuid, wanted, passphrase, undo):
         """Formats and opens a container on each device; `undo` takes how to undo it."""
         made = []
@@ -301,7 +305,7 @@ class Life:
             container = creation.make(
                 device, Identity(sr_uuid, index, len(wanted.devices)), wanted, passphrase)
             undo.add(functools.partial(creation.undo, device, container.uuid))
-            container.open(container.record, wanted.discard)
+            container.open(container.record, wanted.flags)
             made.append(container)
         return made
 
@@ -314,7 +318,7 @@ class Life:
         """The SR's containers in their order, wherever their disks are now."""
         config = self._driver.dconf
         return repository.recorded(self._driver.uuid, self._records(),
-                                   options.parse_devices(config), options.parse(config).discard)
+                                   options.parse_devices(config), options.parse_flags(config))
 
     def _open_mappings(self, sr_uuid):
         """The open mappings of the SR, found without its disks where they are recorded."""

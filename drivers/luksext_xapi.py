@@ -70,7 +70,7 @@ def repository_of(session, sr_ref, device_config):
     sr = session.xenapi.SR.get_record(sr_ref)
     return repository.recorded(sr["uuid"], records(sr["sm_config"]),
                                options.parse_devices(device_config),
-                               device_config.get("discard") == "true")
+                               options.parse_flags(device_config))
 
 
 def is_emptied(session, sr_ref):

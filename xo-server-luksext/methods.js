@@ -37,6 +37,7 @@ function createLuksExt(pools) {
     cipher: text(),
     keySize: text(),
     discard: flag(),
+    workqueues: flag(),
     force: flag(),
   })
 }

@@ -11,7 +11,16 @@ const { argumentsOf, dashed } = require('./verbs')
 const SR_TYPE = 'luksext'
 
 /** Options of device-config (README) by their names in XO. */
-const OPTIONS = ['pin', 'pinConfig', 'luksVersion', 'cipher', 'keySize', 'discard', 'force']
+const OPTIONS = [
+  'pin',
+  'pinConfig',
+  'luksVersion',
+  'cipher',
+  'keySize',
+  'discard',
+  'workqueues',
+  'force',
+]
 
 class Pools {
   #staleHours

@@ -26,6 +26,7 @@ const CREATE = {
   cipher: text(),
   keySize: text(),
   discard: flag(),
+  workqueues: flag(),
   force: flag(),
 }
 

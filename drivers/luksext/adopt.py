@@ -13,6 +13,7 @@ from luksext import begun, bindings, cryptsetup, devices, header, keyslots, lvm
 from luksext import container as containers
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
+from luksext.cryptsetup import Flags
 from luksext.errors import (CommandFailed, DeviceIsOurs, NoBinding, NotAdoptable,
                             NotPlugged, UnlockRefused)
 from luksext.generation import SUBSYSTEM, Binding, Identity
@@ -87,7 +88,7 @@ def unlock(container: LuksContainer, passphrase: Optional[bytes] = None) -> None
         way = _bound_way(container, needed=passphrase is None) \
             or keyslots.way_in(container, passphrase)
         cryptsetup.open_device(container.device, "luks-" + container.uuid, way.slot, way.key,
-                               discard=False)
+                               Flags())
 
 
 def identify(device: str) -> Found:

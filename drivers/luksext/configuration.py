@@ -21,6 +21,8 @@ DESCRIPTIONS = (
     ("sector-size", "bytes of an encryption sector, only 512: VHD images need it (default: 512)"),
     ("discard", "true: tell the disk which blocks are free; shows their pattern to whoever has the "
                 "disk (default: false)"),
+    ("workqueues", "false: encrypt where the request is, without the kernel's work queues, for "
+                   "very fast disks; needs kernel 5.9 and cryptsetup 2.3.4 (default: true)"),
     ("recovery_password", "recovery passphrase, best by recovery_password-filename=FILE; XAPI "
                           "moves it into a secret, which is removed once used (default: none)"),
 )

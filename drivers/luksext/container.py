@@ -11,7 +11,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from luksext import (alive, begun, claims, clevis, contents, cryptsetup, devices, header, keys,
                      tables, trust)
-from luksext.cryptsetup import Format
+from luksext.cryptsetup import Flags, Format
 from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceInUse, DeviceIsOurs,
                             DeviceMissing, HeaderMismatch, LuksError, MappingMismatch, NoBinding,
                             NotOurs, PinRefuses, ReencryptionUnfinished, TimeOver, ToolMissing,
@@ -90,20 +90,20 @@ class LuksContainer:
         """Bytes that the open container offers."""
         return header.payload_size(self.device, self.header)
 
-    def open(self, expected: Optional[Record], discard: bool) -> bool:
+    def open(self, expected: Optional[Record], flags: Flags) -> bool:
         """Makes the data readable through `mapping`; whether that was not the case before.
 
         expected: what was recorded; None where nothing is, then the header must be one of the kind
-        that we make. discard: let discards through to the disk.
+        that we make.
 
         Raises what `trust.check` does before anything is opened; UnlockRefused's children,
         MappingMismatch.
         """
-        return self._open(expected, lambda: self._unlock(discard))
+        return self._open(expected, lambda: self._unlock(flags))
 
-    def open_by(self, slot: int, key: bytes, expected: Optional[Record], discard: bool) -> bool:
+    def open_by(self, slot: int, key: bytes, expected: Optional[Record], flags: Flags) -> bool:
         """As `open`, by a `key` that is known to open `slot` in the place of a binding."""
-        return self._open(expected, lambda: self._open_device(slot, key, discard))
+        return self._open(expected, lambda: self._open_device(slot, key, flags))
 
     def _open(self, expected: Optional[Record], unlock: Callable[[], None]) -> bool:
         trust.check(self.device, expected)
@@ -165,11 +165,11 @@ class LuksContainer:
                 refusals.append(refusal)
         raise self._explained(refusals)
 
-    def _unlock(self, discard: bool) -> None:
-        self.by_binding(lambda slot, key: self._open_device(slot, key, discard))
+    def _unlock(self, flags: Flags) -> None:
+        self.by_binding(lambda slot, key: self._open_device(slot, key, flags))
 
-    def _open_device(self, slot: int, key: bytes, discard: bool) -> None:
-        cryptsetup.open_device(self.device, "luks-" + self.uuid, self._named(slot), key, discard)
+    def _open_device(self, slot: int, key: bytes, flags: Flags) -> None:
+        cryptsetup.open_device(self.device, "luks-" + self.uuid, self._named(slot), key, flags)
 
     def opened_by(self, slot: int, key: bytes) -> bool:
         """Whether `key` opens `slot`, without opening the volume. In re-encryption, which needs two
@@ -268,7 +268,7 @@ def add_recovery_key(device: str, luks_version: int, slot: int, key: bytes,
 def prepare(options: Options) -> Options:
     """`options` with the LUKS version chosen, where this host has all that it takes.
 
-    Raises ToolMissing; Unsupported for a version that this host's cryptsetup cannot bind.
+    Raises ToolMissing; Unsupported for what this host's cryptsetup or kernel cannot do.
     """
     clevis.check_tools(options.pin)
     require("cryptsetup", "wipefs", "dmsetup", "dd")
@@ -280,6 +280,10 @@ def prepare(options: Options) -> Options:
             "Leave luks-version out: this host makes LUKS1 containers, which later hosts open.")
     version = options.luks_version or (2 if can_bind_luks2 else 1)
     require(*GENERATIONS[version].programs)
+    why_not = "" if options.flags.workqueues else cryptsetup.why_no_bypass()
+    if why_not:
+        raise Unsupported("device-config:workqueues=false {}.".format(why_not),
+                          "Leave workqueues out: then the kernel's work queues are used.")
     return options._replace(luks_version=version)
 
 

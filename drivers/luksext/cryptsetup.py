@@ -5,12 +5,13 @@ Every option is given, none is left to the default of a version: defaults differ
 2.7 in type, key size, PBKDF, data offset and sector size. Keys travel on stdin or in a pipe.
 """
 import json
+import os
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from luksext.errors import (CommandFailed, HeaderFull, KeyRefused, MemoryShort, ToolBroken,
                             Unsupported)
-from luksext.run import run, secret_pipe, spawn
+from luksext.run import log, run, secret_pipe, spawn
 
 # 16 MiB for both versions, in sectors of 512 bytes: what current cryptsetup gives LUKS2. LUKS1 has
 # room for luksmeta then, and can be converted to LUKS2 in place later.
@@ -59,6 +60,11 @@ _LUKSMETA_SLOT = re.compile(r"^ *([0-7]) +[a-z]+ +(\S+) *$", re.MULTILINE)
 # The last line of `cryptsetup benchmark`: algorithm, bits of the key, and two rates.
 _BENCHMARK = re.compile(r"[0-9]b +([0-9.]{1,12}) MiB/s +([0-9.]{1,12}) MiB/s")
 
+# What dm-crypt needs to work without queues (kernel, admin-guide/device-mapper/dm-crypt.rst: since
+# 5.9), and what cryptsetup needs to ask for it (2.3.4 Release Notes).
+_BYPASS_KERNEL = (5, 9)
+_BYPASS_SINCE = (2, 3, 4)
+
 _FORMAT_DEADLINE = 120
 _UNLOCK_DEADLINE = 60
 
@@ -72,6 +78,17 @@ class Format(NamedTuple):
     key_bits: int
     label: str
     subsystem: str
+
+
+class Flags(NamedTuple):
+    """How the kernel works on an open container.
+
+    discard: discards go through to the disk. workqueues: encryption has queues and threads of its
+    own, else it is done where the request is: sooner, but by one CPU for each that asks.
+    """
+
+    discard: bool = False
+    workqueues: bool = True
 
 
 def version() -> Tuple[int, ...]:
@@ -111,14 +128,33 @@ def _add_key(device: str, slot: int, key: bytes, new: bytes, pbkdf: List[str]) -
         raise MemoryShort(device)
 
 
-def open_device(device: str, name: str, slot: Optional[int], key: bytes, discard: bool) -> None:
+def why_no_bypass() -> str:
+    """Why containers cannot be opened without work queues on this host; empty where they can."""
+    release = os.uname().release
+    numbers = re.match(r"(\d{1,6})\.(\d{1,6})", release)
+    if numbers is None or tuple(map(int, numbers.groups())) < _BYPASS_KERNEL:
+        return "needs kernel {}, this host has {}".format(_dotted(_BYPASS_KERNEL), release)
+    if version() < _BYPASS_SINCE:
+        return "needs cryptsetup {}, this host has {}".format(
+            _dotted(_BYPASS_SINCE), _dotted(version()))
+    return ""
+
+
+def open_device(device: str, name: str, slot: Optional[int], key: bytes, flags: Flags) -> None:
     """Opens `device` as /dev/mapper/`name` with the `key` of `slot`. Raises KeyRefused,
     MemoryShort.
 
     slot: None for a container in re-encryption, where cryptsetup wants no slot to be named: it
-    needs one for each volume key.
+    needs one for each volume key. A disk that came from another host is opened with work queues
+    where this one cannot do without.
     """
-    options = ["--allow-discards"] if discard else []
+    options = ["--allow-discards"] if flags.discard else []
+    if not flags.workqueues:
+        why_not = why_no_bypass()
+        if why_not:
+            log.warning("%s has work queues: to do without %s", device, why_not)
+        else:
+            options += ["--perf-no_read_workqueue", "--perf-no_write_workqueue"]
     if not _open(device, slot, key, *options, name=[name]):
         raise KeyRefused(device, slot)
 

@@ -22,7 +22,7 @@ from luksext.clevis import Pin
 from luksext.cryptsetup import PAYLOAD_SECTORS, Format
 from luksext.errors import DeviceNotEmpty, InPlaceBegun, InPlaceImpossible
 from luksext.generation import SUBSYSTEM, Identity, now
-from luksext.options import Options
+from luksext.options import Options, flags_as_given
 from luksext.run import require
 
 # Before, whoever had the disk in hand could feign an encryption (CVE-2021-4122).
@@ -121,7 +121,7 @@ def _given(options: Options) -> List[str]:
     return ["pin=" + options.pin.name,
             "pin-config=" + json.dumps(options.pin.config, sort_keys=True),
             "cipher=" + options.cipher, "key-size={}".format(options.key_bits),
-            "discard=" + json.dumps(options.discard)]
+            *("{}={}".format(*given) for given in flags_as_given(options.flags).items())]
 
 
 def _disks(sr_uuid: str, note: Dict[str, Any]) -> List[_Disk]:

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 from luksext import untrusted
 from luksext.clevis import Pin
 from luksext.configuration import CIPHERS
+from luksext.cryptsetup import Flags
 from luksext.errors import OptionInvalid, SecretInvalid
 
 _KEY_BITS = ("256", "512")
@@ -39,7 +40,7 @@ class Options(NamedTuple):
     luks_version: Optional[int]
     cipher: str
     key_bits: int
-    discard: bool
+    flags: Flags
 
 
 def parse(config: Mapping[str, str]) -> Options:
@@ -53,7 +54,19 @@ def parse(config: Mapping[str, str]) -> Options:
         luks_version=int(version) if version else None,
         cipher=_choice(config, "cipher", CIPHERS, CIPHERS[0]),
         key_bits=int(_choice(config, "key-size", _KEY_BITS, "512")),
-        discard=_boolean(config, "discard"))
+        flags=parse_flags(config))
+
+
+def parse_flags(config: Mapping[str, str]) -> Flags:
+    """`discard` and `workqueues`. Raises OptionInvalid."""
+    return Flags(discard=_boolean(config, "discard"),
+                 workqueues=_boolean(config, "workqueues", default="true"))
+
+
+def flags_as_given(flags: Flags) -> Dict[str, str]:
+    """`flags` as a device-config has them."""
+    return {name: json.dumps(value) for name, value in flags._asdict().items()
+            if value != getattr(Flags(), name)}
 
 
 def parse_devices(config: Mapping[str, str]) -> List[str]:
@@ -94,8 +107,8 @@ def _choice(config: Mapping[str, str], key: str, allowed: Any, default: str) -> 
     return value
 
 
-def _boolean(config: Mapping[str, str], key: str) -> bool:
-    return _choice(config, key, ("true", "false"), "false") == "true"
+def _boolean(config: Mapping[str, str], key: str, default: str = "false") -> bool:
+    return _choice(config, key, ("true", "false"), default) == "true"
 
 
 def parse_pin(config: Mapping[str, str]) -> Pin:

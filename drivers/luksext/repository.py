@@ -10,6 +10,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 
 from luksext import container as containers
 from luksext.container import LuksContainer
+from luksext.cryptsetup import Flags
 from luksext.errors import LuksError
 from luksext.trust import Record
 
@@ -17,14 +18,13 @@ from luksext.trust import Record
 class Repository(NamedTuple):
     """An SR and its disks, each a container or the error that keeps us from it.
 
-    records: what XAPI noted of each disk, None where nothing is known. discard: whether the SR
-    lets discards through.
+    records: what XAPI noted of each disk, None where nothing is known.
     """
 
     uuid: str
     disks: List[Union[LuksContainer, LuksError]]
     records: List[Optional[Record]]
-    discard: bool = False
+    flags: Flags = Flags()
 
     @property
     def readable(self) -> List[LuksContainer]:
@@ -46,17 +46,17 @@ class Repository(NamedTuple):
 
 
 def recorded(sr_uuid: str, records: Sequence[Record], hints: Sequence[str],
-             discard: bool) -> Repository:
+             flags: Flags) -> Repository:
     """The SR whose containers are known by `records`; by their identity where there are none.
 
     hints: paths where they are expected, at least one.
     """
     if not records:
-        return identified(sr_uuid, hints)._replace(discard=discard)
+        return identified(sr_uuid, hints)._replace(flags=flags)
     places = list(hints) + [hints[0]] * (len(records) - len(hints))
     return Repository(sr_uuid, [
         _found(functools.partial(containers.find_recorded, record, hint))
-        for record, hint in zip(records, places)], list(records), discard)
+        for record, hint in zip(records, places)], list(records), flags)
 
 
 def identified(sr_uuid: str, hints: Sequence[str] = ()) -> Repository:

@@ -148,7 +148,7 @@ def _unlock(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     passphrase = keys.as_typed(arguments["key"])
     for container, record in zip(sr.containers, sr.records):
         slot = keyslots.test(container, passphrase)
-        container.open_by(slot.number, passphrase, record, sr.discard)
+        container.open_by(slot.number, passphrase, record, sr.flags)
     return {"opened": [container.device for container in sr.containers],
             "next": "xe pbd-plug uuid=$(xe pbd-list sr-uuid={} params=uuid --minimal)".format(
                 sr.uuid)}

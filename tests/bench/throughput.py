@@ -30,15 +30,8 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "ext": ("ext", {}),
     "luksext": ("luksext", {"pin": "null"}),
     "luksext, key-size=256": ("luksext", {"pin": "null", "key_size": "256"}),
-    "luksext, no work queues": ("luksext", {"pin": "null"}),
+    "luksext, workqueues=false": ("luksext", {"pin": "null", "workqueues": "false"}),
 }
-_WITHOUT_QUEUES = "luksext, no work queues"
-
-# dm-crypt works in the thread that asks (kernel 5.9, cryptsetup 2.3.4).
-_BYPASS = """
-clevis luks pass -d {device} -s 0 | cryptsetup refresh --key-file - \\
-  --perf-no_read_workqueue --perf-no_write_workqueue luks-$(cryptsetup luksUUID {device})
-"""
 
 
 def measure(host: Host, rounds: int) -> dict[str, Any]:
@@ -48,7 +41,6 @@ def measure(host: Host, rounds: int) -> dict[str, Any]:
         disk = host.machine.add_disk(f"throughput{number}", "384M")
         srs[name] = host.create_sr(disk, type=type, **options)
         _fill(srs[name])
-    host.sh(_BYPASS.format(device=srs[_WITHOUT_QUEUES].device))
     found: dict[str, Any] = {name: {_label(case): [] for case in CASES} for name in srs}
     for _ in range(rounds):
         for case in CASES:

@@ -56,7 +56,7 @@ def test_the_sm_record_offers_what_ext_offers(host: Host) -> None:
 def test_the_configuration_explains_every_option(host: Host) -> None:
     listed = host.xe("sm-list", type="luksext", params="configuration")
     for option in ("device", "force", "pin", "pin-config", "luks-version", "cipher", "key-size",
-                   "sector-size", "discard", "recovery_password"):
+                   "sector-size", "discard", "workqueues", "recovery_password"):
         assert f"{option}:" in listed
 
 

@@ -27,7 +27,8 @@ def main(sysfs, program, command, *words):
 
 def split(words):
     """Options with their values, and the other words."""
-    flags = ("--batch-mode", "--use-urandom", "--allow-discards")
+    flags = ("--batch-mode", "--use-urandom", "--allow-discards",
+             "--perf-no_read_workqueue", "--perf-no_write_workqueue")
     options, positions, rest = {}, [], [word for word in words if word not in flags]
     while rest:
         word = rest.pop(0)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ import headers
 from luksext import alive, container, cryptsetup, devices
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
+from luksext.cryptsetup import Flags
 from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceInUse, DeviceIsOurs,
                             DeviceMissing, DeviceNotEmpty, DiskFails, HeaderDamaged, HeaderMismatch,
                             HeaderMissing, KeyCost, KeyRefused, LuksError, MappingMismatch,
@@ -24,7 +26,7 @@ NAME = "luks-" + headers.UUID
 OTHER = "99999999-2222-4333-8444-555555555555"
 TABLE = "0 100 crypt aes-xts-plain64 :64:logon:k 0 8:16 32768"
 OURS = Identity(headers.SR, 0, 1)
-OPTIONS = Options(["/dev/sdb"], False, Pin("any", {}), 2, headers.CIPHER, 512, False)
+OPTIONS = Options(["/dev/sdb"], False, Pin("any", {}), 2, headers.CIPHER, 512, Flags())
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_a_keyslot_that_no_binding_opens_is_another_key(host, slots, other):
 
 def test_opening_unseals_the_key_and_opens_under_the_name_of_the_uuid(host, programs):
     found = host.container()
-    assert found.open(RECORD, discard=False) is True
+    assert found.open(RECORD, Flags()) is True
     assert found.mapping.name == NAME
     assert programs.order() == ["clevis decrypt", "cryptsetup open", "dmsetup table"]
     assert programs.stdin("clevis") == headers.JWE.encode()
@@ -118,26 +120,39 @@ def test_opening_unseals_the_key_and_opens_under_the_name_of_the_uuid(host, prog
 
 
 def test_discards_pass_only_when_asked_for(host, programs):
-    host.container().open(RECORD, discard=True)
+    host.container().open(RECORD, Flags(discard=True))
     assert "--allow-discards" in programs.calls("cryptsetup")[0]
+
+
+def test_a_host_that_cannot_do_without_work_queues_says_so_before_a_disk_is_made(
+        programs, monkeypatch):
+    for name in ("clevis", "jose", "clevis-encrypt-null", "wipefs", "dmsetup", "dd"):
+        programs.add(name)
+    programs.add("cryptsetup", "echo cryptsetup 2.6.1")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="4.19.0+1"))
+    wanted = OPTIONS._replace(pin=Pin("null", {}), flags=Flags(workqueues=False))
+    with pytest.raises(Unsupported, match=r"workqueues=false needs kernel 5\.9.*4\.19"):
+        container.prepare(wanted)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.1.0"))
+    assert container.prepare(wanted).flags == Flags(workqueues=False)
 
 
 def test_opening_an_open_container_only_checks_its_mapping(host, programs):
     found = host.container()
-    found.open(RECORD, discard=False)
-    assert found.open(RECORD, discard=False) is False
+    found.open(RECORD, Flags())
+    assert found.open(RECORD, Flags()) is False
     assert programs.order()[3:] == ["dmsetup table"]
 
 
 def test_a_container_opened_by_hand_under_another_name_is_accepted(host, programs):
     found = host.container()
     host.sysfs.mapping("dm-1", "by-hand", "CRYPT-LUKS2-x-by-hand", below=["sdb"])
-    assert found.open(RECORD, discard=False) is False
+    assert found.open(RECORD, Flags()) is False
     assert programs.calls("dmsetup") == [["dmsetup", "table", "by-hand"]]
 
 
 def test_a_container_without_record_must_be_one_of_our_kind(host):
-    assert host.container().open(None, discard=False) is True
+    assert host.container().open(None, Flags()) is True
 
 
 @pytest.mark.parametrize("content, record, text", [
@@ -147,7 +162,7 @@ def test_a_header_that_is_not_as_recorded_is_refused_before_anything_runs(
         host, programs, content, record, text):
     found = host.container(content)
     with pytest.raises(HeaderMismatch, match=text) as refusal:
-        found.open(record, discard=False)
+        found.open(record, Flags())
     assert found.device in str(refusal.value)
     assert programs.order() == []
 
@@ -155,7 +170,7 @@ def test_a_header_that_is_not_as_recorded_is_refused_before_anything_runs(
 def test_no_key_is_tried_where_that_costs_more_than_any_key_takes(host, programs):
     found = host.container(headers.luks2(headers.metadata(
         tokens={"0": headers.binding_token()}, memory=1 << 30)))
-    for action in (lambda: found.open(RECORD, False), lambda: found.open(None, False),
+    for action in (lambda: found.open(RECORD, Flags()), lambda: found.open(None, Flags()),
                    lambda: found.opened_by(0, b"key"), lambda: found.by_binding(None)):
         with pytest.raises(KeyCost):
             action()
@@ -165,7 +180,7 @@ def test_no_key_is_tried_where_that_costs_more_than_any_key_takes(host, programs
 def test_a_container_without_binding_says_how_to_open_it_by_hand(host):
     found = host.container(headers.luks2())
     with pytest.raises(NoBinding, match="cryptsetup open {} {}".format(found.device, NAME)):
-        found.open(RECORD, discard=False)
+        found.open(RECORD, Flags())
 
 
 def test_a_refusal_names_the_device_and_the_way_in_by_hand(host, programs):
@@ -173,7 +188,7 @@ def test_a_refusal_names_the_device_and_the_way_in_by_hand(host, programs):
     programs.add("jose")
     programs.add("clevis", "echo no chance >&2; exit 1")
     with pytest.raises(PinRefuses) as refusal:
-        found.open(RECORD, discard=False)
+        found.open(RECORD, Flags())
     assert refusal.value.sentence.startswith(found.device + " was not unlocked. ")
     assert "no chance" in refusal.value.sentence
     assert "cryptsetup open {} {}".format(found.device, NAME) in refusal.value.remedy
@@ -191,7 +206,7 @@ def test_when_one_binding_refuses_the_next_is_tried(host, programs):
     programs.add("clevis", "read -r jwe <$log.stdin; "
                            "case $jwe in *.first.*) exit 1; esac; printf key-$jwe")
     found = host.container(two_bindings())
-    assert found.open(RECORD, discard=False) is True
+    assert found.open(RECORD, Flags()) is True
     assert programs.stdin("cryptsetup") == b"key-" + headers.JWE.replace(".b.", ".second.").encode()
 
 
@@ -200,20 +215,20 @@ def test_when_all_bindings_refuse_every_reason_is_told(host, programs):
     programs.add("clevis", "read -r jwe <$log.stdin; jwe=${jwe#*.}; "
                            "echo no to ${jwe%%.*} >&2; exit 1")
     with pytest.raises(PinRefuses, match=r"(?s)no to first.*no to second"):
-        host.container(two_bindings()).open(RECORD, discard=False)
+        host.container(two_bindings()).open(RECORD, Flags())
 
 
 def test_a_key_that_does_not_open_is_refused(host, programs):
     programs.add("cryptsetup", "exit 2")
     found = host.container()
     with pytest.raises(KeyRefused, match="keyslot 0 of " + found.device):
-        found.open(RECORD, discard=False)
+        found.open(RECORD, Flags())
 
 
 def test_a_host_without_cryptsetup_says_so_before_clevis_runs(host, programs):
     (programs.folder / "cryptsetup").unlink()
     with pytest.raises(ToolMissing, match="cryptsetup"):
-        host.container().open(RECORD, discard=False)
+        host.container().open(RECORD, Flags())
     assert programs.order() == []
 
 
@@ -227,7 +242,7 @@ def test_a_mapping_that_is_not_what_was_asked_for_is_closed_again(host, programs
     programs.add("dmsetup", "echo '{}'".format(table))
     made = host.container()
     with pytest.raises(MappingMismatch, match=found + " where aes-xts-plain64 8:16 32768"):
-        made.open(RECORD, discard=False)
+        made.open(RECORD, Flags())
     assert made.mapping is None
 
 
@@ -237,7 +252,7 @@ def test_a_mapping_with_large_sectors_is_closed_again(host):
     (queue / "logical_block_size").write_text("4096")
     made = host.container()
     with pytest.raises(MappingMismatch, match="sector size other than 512"):
-        made.open(RECORD, discard=False)
+        made.open(RECORD, Flags())
     assert made.mapping is None
 
 
@@ -246,14 +261,14 @@ def test_a_mapping_that_others_made_and_that_is_wrong_is_left_alone(host, progra
     made = host.container()
     host.sysfs.mapping("dm-1", "by-hand", "CRYPT-LUKS2-x-by-hand", below=["sdb"])
     with pytest.raises(MappingMismatch, match="/dev/mapper/by-hand"):
-        made.open(RECORD, discard=False)
+        made.open(RECORD, Flags())
     assert "cryptsetup close" not in programs.order()
 
 
 def test_success_of_cryptsetup_without_a_mapping_is_not_believed(host, programs):
     programs.add("cryptsetup", cryptsetup_of(host.sysfs, opens=False))
     with pytest.raises(MappingMismatch, match="no mapping"):
-        host.container().open(RECORD, discard=False)
+        host.container().open(RECORD, Flags())
 
 
 def test_a_mapping_of_a_cryptsetup_that_did_not_end_is_closed_again(host, programs, monkeypatch):
@@ -266,7 +281,7 @@ def test_a_mapping_of_a_cryptsetup_that_did_not_end_is_closed_again(host, progra
 
     monkeypatch.setattr(cryptsetup, "open_device", waits_for_udev)
     with pytest.raises(CommandTimeout, match="cryptsetup open"):
-        made.open(RECORD, discard=False)
+        made.open(RECORD, Flags())
     assert made.mapping is None
     assert "cryptsetup close" in programs.order()
 
@@ -281,7 +296,7 @@ def test_closing_a_closed_container_runs_nothing(host, programs):
 
 def test_an_open_container_is_closed(host, programs):
     found = host.container()
-    found.open(RECORD, discard=False)
+    found.open(RECORD, Flags())
     found.close()
     assert found.mapping is None
     assert programs.calls("cryptsetup")[-1] == ["cryptsetup", "close", NAME]

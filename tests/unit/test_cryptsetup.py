@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """cryptsetup: every option is given; keys travel on stdin or in a pipe, never in an argument."""
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
 
 import headers
 from conftest import wait_until_gone
 from luksext import cryptsetup
-from luksext.cryptsetup import Format
+from luksext.cryptsetup import Flags, Format
 from luksext.errors import (CommandFailed, HeaderFull, KeyRefused, MemoryShort, ToolBroken,
                             Unsupported)
 
@@ -42,7 +44,7 @@ def test_without_a_version_nothing_is_guessed(programs, script):
 def test_too_little_memory_is_not_said_to_be_a_wrong_key(programs, status):
     programs.add("cryptsetup", status)
     for attempt in (lambda: cryptsetup.opens("/dev/sdb", 1, KEY),
-                    lambda: cryptsetup.open_device("/dev/sdb", "luks-x", 1, KEY, False),
+                    lambda: cryptsetup.open_device("/dev/sdb", "luks-x", 1, KEY, Flags()),
                     lambda: cryptsetup.add_passphrase("/dev/sdb", 2, 1, KEY, b"passphrase")):
         with pytest.raises(MemoryShort, match="/dev/sdb"):
             attempt()
@@ -154,7 +156,7 @@ def test_a_keyslot_is_destroyed_and_a_token_removed_without_a_question(programs)
 
 def test_opening_names_the_keyslot_so_that_no_other_is_tried(programs):
     programs.add("cryptsetup")
-    cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, discard=False)
+    cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, Flags())
     assert programs.calls("cryptsetup") == [
         ["cryptsetup", "open", "--type", "luks", "--key-slot", "3", "--key-file", "-", "/dev/sdb",
          "luks-x"]]
@@ -163,17 +165,45 @@ def test_opening_names_the_keyslot_so_that_no_other_is_tried(programs):
 
 def test_discards_are_let_through_only_when_asked(programs):
     programs.add("cryptsetup")
-    cryptsetup.open_device("/dev/sdb", "luks-x", 0, KEY, discard=True)
+    cryptsetup.open_device("/dev/sdb", "luks-x", 0, KEY, Flags(discard=True))
     assert "--allow-discards" in programs.calls("cryptsetup")[0]
+
+
+def kernel(monkeypatch, release):
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
+
+
+BYPASS = ["--perf-no_read_workqueue", "--perf-no_write_workqueue"]
+
+
+def test_work_queues_are_left_out_only_when_asked(programs, monkeypatch):
+    kernel(monkeypatch, "6.12.0-55.el10.x86_64")
+    programs.add("cryptsetup", "echo cryptsetup 2.7.5")
+    cryptsetup.open_device("/dev/sdb", "luks-x", 0, KEY, Flags(workqueues=False))
+    assert programs.calls("cryptsetup")[1][-4:] == [*BYPASS, "/dev/sdb", "luks-x"]
+
+
+@pytest.mark.parametrize("release, version, missing", [
+    ("4.19.0+1", "2.7.5", "kernel 5.9, this host has 4.19.0"),
+    ("5.8.18", "2.7.5", "kernel 5.9, this host has 5.8.18"),
+    ("nonsense", "2.7.5", "kernel 5.9, this host has nonsense"),
+    ("6.1.0", "2.3.3", "cryptsetup 2.3.4, this host has 2.3.3")])
+def test_a_disk_whose_host_did_without_work_queues_opens_on_one_that_cannot(
+        programs, monkeypatch, release, version, missing):
+    kernel(monkeypatch, release)
+    programs.add("cryptsetup", "echo cryptsetup " + version)
+    assert missing in cryptsetup.why_no_bypass()
+    cryptsetup.open_device("/dev/sdb", "luks-x", 0, KEY, Flags(workqueues=False))
+    assert programs.calls("cryptsetup")[-1][-4:] == ["--key-file", "-", "/dev/sdb", "luks-x"]
 
 
 def test_a_wrong_key_is_told_apart_from_other_failures(programs):
     programs.add("cryptsetup", "exit 2")
     with pytest.raises(KeyRefused, match="keyslot 3 of /dev/sdb"):
-        cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, discard=False)
+        cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, Flags())
     programs.add("cryptsetup", "exit 4")
     with pytest.raises(CommandFailed, match="status 4"):
-        cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, discard=False)
+        cryptsetup.open_device("/dev/sdb", "luks-x", 3, KEY, Flags())
 
 
 @pytest.mark.parametrize("status, closed", [(0, True), (4, True), (5, False)])
@@ -269,7 +299,7 @@ def test_the_slots_of_luksmeta_are_told_by_their_kind(programs):
     lambda: cryptsetup.add_passphrase("/dev/sdb", 2, 1, KEY, PASSPHRASE),
     lambda: cryptsetup.add_key("/dev/sdb", 1, KEY, PASSPHRASE),
     lambda: cryptsetup.opens("/dev/sdb", 0, KEY),
-    lambda: cryptsetup.open_device("/dev/sdb", "x", 0, KEY, False),
+    lambda: cryptsetup.open_device("/dev/sdb", "x", 0, KEY, Flags()),
     lambda: cryptsetup.luksmeta_save("/dev/sdb", 0, "kind", KEY)])
 def test_no_key_is_in_an_argument_a_log_or_an_error(programs, caplog, call):
     caplog.set_level(0, logger="luksext")

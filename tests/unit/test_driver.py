@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ import storage_manager
 from conftest import Sysfs
 from luksext import (begun, clevis, configuration, container, cryptsetup, devices, header, notes,
                      state)
+from luksext.cryptsetup import Flags
 
 SR = headers.SR
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -552,10 +554,23 @@ def test_a_container_that_another_process_opens_meanwhile_is_taken_as_it_is(lab)
 def test_a_failed_attach_closes_what_it_opened_and_nothing_else(lab):
     made, disks = created(lab, 2)
     found = container.LuksContainer(disks[0], header.read(disks[0]))
-    found.open(found.record, False)
+    found.open(found.record, Flags())
     lab.fail_at = "attach"
     assert "attach failed" in failure(lab, made.attach, SR)
     assert lab.open_mappings() == ["dm-sdb"]
+
+
+def test_the_disks_of_an_sr_are_unlocked_at_the_same_time(lab, monkeypatch):
+    made, _ = created(lab, 3)
+    met, unseal = threading.Barrier(3, timeout=20), clevis.unseal
+
+    def wait_for_the_others(jwe):
+        met.wait()
+        return unseal(jwe)
+
+    monkeypatch.setattr(clevis, "unseal", wait_for_the_others)
+    made.attach(SR)
+    assert lab.open_mappings() == ["dm-sdb", "dm-sdc", "dm-sdd"]
 
 
 def test_when_one_disk_does_not_open_the_others_are_closed(lab):

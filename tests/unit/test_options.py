@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from luksext import configuration, options
 from luksext.clevis import Pin
+from luksext.cryptsetup import Flags
 from luksext.errors import OptionInvalid, SecretInvalid
 
 
@@ -26,17 +27,17 @@ def pin(name, config):
 def test_only_the_device_is_required_all_else_has_a_default():
     assert parse() == options.Options(
         devices=["/dev/sdb"], force=False, pin=Pin("tpm2", {}), luks_version=None,
-        cipher="aes-xts-plain64", key_bits=512, discard=False)
+        cipher="aes-xts-plain64", key_bits=512, flags=Flags())
 
 
 def test_every_option_can_be_given():
     assert parse(device="/dev/sdb,/dev/disk/by-id/x", force="true", pin="tang",
                  pin_config='{"url":"http://t","thp":"x"}', luks_version="1",
                  cipher="serpent-xts-plain64", key_size="256", sector_size="512",
-                 discard="true") == options.Options(
+                 discard="true", workqueues="false") == options.Options(
         devices=["/dev/sdb", "/dev/disk/by-id/x"], force=True,
         pin=Pin("tang", {"url": "http://t", "thp": "x"}), luks_version=1,
-        cipher="serpent-xts-plain64", key_bits=256, discard=True)
+        cipher="serpent-xts-plain64", key_bits=256, flags=Flags(discard=True, workqueues=False))
 
 
 def test_options_of_the_ext_driver_are_left_alone():

@@ -11,6 +11,7 @@ import headers
 from luksext import begun, bindings, container, grow, keyslots, notes, reencrypt, state, trust
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
+from luksext.cryptsetup import Flags
 from luksext.devices import Mapping
 from luksext.errors import (CommandFailed, ContainerReplaced, NotPlugged, ReencryptionForeign,
                             ReencryptionKeys, ReencryptionStuck, ReencryptionUnfinished,
@@ -367,8 +368,9 @@ def test_a_killed_process_leaves_it_stuck_and_nothing_touches_it(lab):
 
 
 @pytest.mark.parametrize("open_it", [
-    lambda found: found.open(RECORD, discard=True),
-    lambda found: found.open_by(keyslots.test(found, TYPED).number, TYPED, RECORD, discard=True),
+    lambda found: found.open(RECORD, Flags(discard=True)),
+    lambda found: found.open_by(keyslots.test(found, TYPED).number, TYPED, RECORD,
+                                Flags(discard=True)),
 ], ids=["by-its-binding", "by-a-recovery-key"])
 def test_it_is_opened_without_naming_a_keyslot(lab, monkeypatch, open_it):
     found = in_reencryption(lab)

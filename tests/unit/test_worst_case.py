@@ -4,6 +4,7 @@
 Whatever hangs, however many disks and bindings there are: each call has one time for all of it.
 """
 import os
+import threading
 import time
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 
 import doc_rows
 import headers
-from luksext import alive, header, run
+from luksext import alive, clevis, header, run, tables
 from test_driver import SR, created, driver, failure, lab  # noqa: F401  fixtures
 
 HANGS = "exec $helpers/sleep 600"
@@ -67,10 +68,25 @@ def test_all_disks_share_the_time_and_are_closed_in_one_of_their_own(
     made, _ = created(lab, 3)
     before = len(lab.programs.order())
     lab.programs.add("clevis", TICK + "printf key")
-    monkeypatch.setattr(lab.life, "UNLOCK_SECONDS", 2)
-    assert "2 seconds were over" in failure(lab, made.attach, SR)
+    monkeypatch.setattr(lab.life, "UNLOCK_SECONDS", 1)
+    first, opened = threading.Lock(), threading.Event()
+    unseal, check = clevis.unseal, tables.check
+
+    def checked(*arguments):
+        check(*arguments)
+        opened.set()
+
+    def unseal_after_the_first_is_open(jwe):
+        if first.acquire(blocking=False):
+            return b"key"
+        assert opened.wait(SLACK)
+        return unseal(jwe)
+
+    monkeypatch.setattr(tables, "check", checked)
+    monkeypatch.setattr(clevis, "unseal", unseal_after_the_first_is_open)
+    assert "1 seconds were over" in failure(lab, made.attach, SR)
     assert lab.programs.order()[before:] == [
-        "clevis decrypt", "cryptsetup open", "dmsetup table", "clevis decrypt", "cryptsetup close"]
+        "cryptsetup open", "dmsetup table", "clevis decrypt", "clevis decrypt", "cryptsetup close"]
     assert lab.open_mappings() == []
 
 

@@ -101,6 +101,7 @@ describe('creation', () => {
       cipher: 'c',
       keySize: '256',
       discard: true,
+      workqueues: false,
     }
     await xo.call('sr.createLuksExt', { ...create, ...options, force: false })
     assert.deepEqual(xapi.calls[0][1].device_config, {
@@ -110,6 +111,7 @@ describe('creation', () => {
       cipher: 'c',
       'key-size': '256',
       discard: 'true',
+      workqueues: 'false',
       force: 'false',
     })
   })
