@@ -26,6 +26,7 @@ import json, os, sys
 sys.path.insert(0, "/opt/xensource/sm")
 from luksext import bindings, container, creation, escrow, generation, keys, keyslots, options, run
 from luksext.clevis import Pin
+from luksext.cryptsetup import Flags
 from luksext.errors import LuksError
 from luksext.header import read
 
@@ -179,7 +180,7 @@ answer = {"stale": code(keyslots.way_in, found()),
           "way": keyslots.way_in(found()).slot,
           "slots": [told(slot) for slot in keyslots.slots(found())],
           "pcrs": keyslots.slots(found())[-1].pin.config["pcr_ids"],
-          "opened": found().open(None, False)}
+          "opened": found().open(None, Flags())}
 found().close()
 """)
     assert answer == {
@@ -215,11 +216,11 @@ answer = [told(slot) + [slot.until] for slot in keyslots.slots(found())]
 """, until=until)[-1] == [2, "suspend", "tpm2", False, until]
     host.machine.extend_pcr(16)
     assert dom0("""
-answer = {"opened": found().open(None, False), "by": keyslots.way_in(found()).slot}
+answer = {"opened": found().open(None, Flags()), "by": keyslots.way_in(found()).slot}
 answer["ended"] = bindings.end_suspend(found())
 found().close()
 answer["slots"] = [told(slot) for slot in keyslots.slots(found())]
-answer["again"] = [bindings.end_suspend(found()), found().open(None, False)]
+answer["again"] = [bindings.end_suspend(found()), found().open(None, Flags())]
 found().close()
 """) == {"opened": True, "by": 2, "ended": True, "again": [False, True],
          "slots": [[1, "recovery", "passphrase", False], [3, "binding", "tpm2", False]]}
