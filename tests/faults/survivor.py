@@ -84,6 +84,8 @@ def replaced(host: Host, program: str, script: str | None) -> Iterator[None]:
 def throttled(host: Host, disk: Disk, bytes_per_second: int) -> Iterator[None]:
     """Within, the disk is no faster than that; with 1, it hangs."""
     host.machine.throttle_disk(disk.name, bytes_per_second)
+    # QEMU lets a first request pass, however large, and makes the others wait for it.
+    host.sh(f"dd if={disk.by_id} of=/dev/null bs=4096 count=1 iflag=direct status=none")
     try:
         yield
     finally:
