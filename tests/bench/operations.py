@@ -36,6 +36,7 @@ rm /run/lab/key
     "attach": "#!/bin/sh\nexec clevis luks unlock -d $1 -n $2\n",
     "detach": "#!/bin/sh\nexec cryptsetup close $2\n",
     "delete": "#!/bin/sh\ncryptsetup close $2 && exec cryptsetup erase --batch-mode $1\n",
+    "collect": "#!/bin/sh\nexec systemctl start $1\n",
 }
 _BY_HAND_PATH = "/run/lab/by-hand"
 
@@ -113,6 +114,11 @@ class Subject:
 
     def scan(self) -> Cost:
         return self._of("sr_scan", self.sr.scan)
+
+    def collect(self) -> Cost:
+        """Of the garbage collector, as systemd starts it, until it has nothing left to do."""
+        unit = "SMGC@" + self.sr.uuid.replace("-", r"\x2d")
+        return self._calls.script("collect", unit)
 
     def vdi_operations(self) -> Costs:
         """A VDI from its creation to its end; each command of XAPI by its name."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""How costs grow: with the VDIs of an SR, with its disks, and with the SRs of a host at boot."""
+"""How costs grow: with the VDIs of an SR, with what the garbage collector has to do, with the disks
+of an SR, and with the SRs of a host at boot."""
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 from tests.bench import report
-from tests.bench.operations import Calls, Subject
+from tests.bench.operations import DATA, Calls, Subject
 from tests.storage.pool import Host, Sr
 
 VDIS = (1, 100, 2000)
 DISKS = (1, 2, 4, 8)
 SRS = (1, 4, 12, 24)
+SNAPSHOTS = 3
 
 _KINDS: dict[str, tuple[str, dict[str, str]]] = {
     "ext": ("ext", {}), "luksext": ("luksext", {"pin": "null"})}
@@ -30,9 +32,9 @@ done
 
 
 def measure(host: Host, rounds: int) -> dict[str, Any]:
-    """The figures of all three, each for ext and luksext."""
-    return {"vdis": _with_vdis(host, rounds), "disks": _with_disks(host, rounds),
-            "srs": _with_srs(host)}
+    """The figures of all of it, each for ext and luksext."""
+    return {"vdis": _with_vdis(host, rounds), "garbage": _with_garbage(host, rounds),
+            "disks": _with_disks(host, rounds), "srs": _with_srs(host)}
 
 
 def _with_vdis(host: Host, rounds: int) -> dict[str, Any]:
@@ -55,6 +57,26 @@ def _with_vdis(host: Host, rounds: int) -> dict[str, Any]:
                          "sr_detach": subject.detach(), "sr_attach": subject.attach()}
                 for name, cost in costs.items():
                     found[kind].setdefault(str(count), {}).setdefault(name, []).append(asdict(cost))
+    return found
+
+
+def _with_garbage(host: Host, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """The collector's work after all snapshots of a VDI were destroyed, each with its own data."""
+    calls = Calls(host)
+    found: dict[str, Any] = {}
+    for kind, (type, options) in _KINDS.items():
+        subject = Subject(calls, [host.machine.add_disk(f"garbage-{kind}")], type, **options)
+        subject.create()
+        for _ in range(rounds):
+            vdi = subject.sr.create_vdi()
+            snapshots = []
+            for _ in range(SNAPSHOTS):
+                host.write_vdi(vdi, DATA)
+                snapshots.append(host.xe("vdi-snapshot", uuid=vdi))
+            for uuid in snapshots:
+                host.xe("vdi-destroy", uuid=uuid)
+            found.setdefault(kind, []).append(asdict(subject.collect()))
+            host.xe("vdi-destroy", uuid=vdi)
     return found
 
 
@@ -122,14 +144,19 @@ def _plug(srs: list[Sr]) -> float:
 
 def shown(raw: dict[str, Any]) -> str:
     """The tables of what was measured."""
-    return "\n".join([_shown_vdis(raw["vdis"]), _shown_disks(raw["disks"]),
-                      _shown_srs(raw["srs"])])
+    return "\n".join([_shown_vdis(raw["vdis"]), _shown_garbage(raw["garbage"]),
+                      _shown_disks(raw["disks"]), _shown_srs(raw["srs"])])
 
 
 def _shown_vdis(raw: dict[str, Any]) -> str:
     rows = [[count, name, *_beside(raw["ext"][count][name], costs)]
             for count in raw["luksext"] for name, costs in raw["luksext"][count].items()]
     return report.table(["VDIs", "call", "ext, s", "luksext, s", "x ext", "programs more"], rows)
+
+
+def _shown_garbage(raw: dict[str, list[dict[str, Any]]]) -> str:
+    return report.table(["garbage collector", "ext, s", "luksext, s", "x ext", "programs more"], [
+        [f"{SNAPSHOTS} snapshots", *_beside(raw["ext"], raw["luksext"])]])
 
 
 def _beside(ext: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[str]:

@@ -71,13 +71,13 @@ def shown(raw: dict[str, Any]) -> str:
     for case in base:
         row = [case, _figures(base[case])]
         for name in list(raw["srs"])[1:]:
-            row += [_figures(raw["srs"][name][case]), report.ratio(
-                [found["mib_per_second"] for found in raw["srs"][name][case]],
-                [found["mib_per_second"] for found in base[case]])]
-        rows.append(row)
+            row += [_figures(raw["srs"][name][case]),
+                    report.ratio(_rates(raw["srs"][name][case]), _rates(base[case]))]
+        rows.append([*row, _share(case, raw)])
     head = ["case", "ext"]
     for name in list(raw["srs"])[1:]:
         head += [name, "x ext"]
+    head.append("luksext / cipher alone")
     ciphers = [[bits, *(report.spread([pair[way] for pair in pairs]) for way in (0, 1))]
                for bits, pairs in raw["cipher"].items()]
     return (report.table(head, rows)
@@ -85,9 +85,19 @@ def shown(raw: dict[str, Any]) -> str:
             + report.table(["bits of key", "aes-xts encrypts, MiB/s", "decrypts"], ciphers))
 
 
+def _rates(found: list[dict[str, float]]) -> list[float]:
+    return [one["mib_per_second"] for one in found]
+
+
+def _share(case: str, raw: dict[str, Any]) -> str:
+    """What luksext has of the rate at which one CPU encrypts, or decrypts what is read."""
+    alone = report.median([pair["read" in case] for pair in raw["cipher"]["512"]])
+    return f"{report.median(_rates(raw['srs']['luksext'][case])) / alone:.2f}"
+
+
 def _figures(found: list[dict[str, float]]) -> str:
     return "{}; {:.2f} ms".format(
-        report.spread([one["mib_per_second"] for one in found]),
+        report.spread(_rates(found)),
         report.median([one["latency_ms"] for one in found]))
 
 
