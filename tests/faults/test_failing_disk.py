@@ -11,7 +11,7 @@ import pytest
 from tests.faults.campaign import Campaign
 from tests.faults.survivor import RECOVERED, Survivor, throttled, within
 from tests.lab.disks import Disk
-from tests.storage.pool import XeError, luksext
+from tests.storage.pool import Host, XeError, luksext
 
 # Bytes a second: plugging reads a few MiB.
 SLOW = 1 << 20
@@ -135,6 +135,68 @@ def test_a_hanging_disk_of_somebody_else(
             status = luksext(subject.sr, "status")
         assert subject.sr.containers()[0] in status
         trial.outcome = "is passed over"
+
+
+@contextmanager
+def bad(subject: Survivor, way: str, sector: int) -> Iterator[None]:
+    """Within, a sector of the disk cannot be read, or written; it is unplugged before and after."""
+    machine = subject.host.machine
+    machine.spoil_disk(subject.disk.name, (way, sector))
+    try:
+        yield
+    finally:
+        machine.spoil_disk(subject.disk.name)
+
+
+@pytest.mark.parametrize(("part", "sector"), [
+    ("the header", 0), ("the keyslots", {"1": 8, "2": 64}), ("LVM's label", 32769)])
+def test_a_sector_that_cannot_be_read(
+        campaign: Campaign, subject: Survivor, luks_version: str, part: str,
+        sector: int | dict[str, int]) -> None:
+    number = sector if isinstance(sector, int) else sector[luks_version]
+    with campaign.trial(f"a sector of {part} cannot be read", luks_version) as trial:
+        subject.unplug()
+        with bad(subject, "read", number):
+            error = subject.refused()
+            trial.outcome = f"plug says {error.code}, {RECOVERED}"
+        subject.check()
+
+
+@pytest.mark.parametrize(("part", "sector"), [
+    ("the header", 0), ("the keyslots", {"1": 8, "2": 64}), ("LVM's label", 32769),
+    ("the filesystem", 100 * 2048)])
+def test_a_sector_that_cannot_be_written_at_a_create(
+        campaign: Campaign, host: Host, luks_version: str, part: str,
+        sector: int | dict[str, int], new_disk: Callable[..., Disk]) -> None:
+    number = sector if isinstance(sector, int) else sector[luks_version]
+    disk = new_disk()
+    with campaign.trial(f"a sector of {part} cannot be written at a create",
+                        luks_version) as trial:
+        host.machine.spoil_disk(disk.name, ("write", number))
+        before = host.left_open()
+        try:
+            host.create_unbound_sr(disk, luks_version=luks_version).destroy()
+            trial.outcome = "works, nothing was written there"
+        except XeError as error:
+            trial.outcome = f"create says {error.code}, {RECOVERED}"
+        assert host.left_open() == before
+        host.machine.spoil_disk(disk.name)
+        host.create_unbound_sr(disk, luks_version=luks_version).destroy()
+
+
+def test_a_sector_that_cannot_be_written_at_a_new_key(
+        campaign: Campaign, subject: Survivor, luks_version: str) -> None:
+    with campaign.trial("a sector of the keyslots cannot be written at a new key",
+                        luks_version) as trial:
+        subject.unplug()
+        # That of the second keyslot: behind the first one's 4000 stripes of a key of 64 bytes.
+        with bad(subject, "write", {"1": 512, "2": 64 + 504}[luks_version]):
+            answer = luksext(subject.sr, "recovery-add", "--name=doomed")
+            assert "error 62" in answer, answer
+            subject.check()
+            subject.unplug()
+        subject.check()
+        trial.outcome = f"is refused, the SR goes on, {RECOVERED}"
 
 
 @pytest.mark.parametrize("name, luks1, luks2", [

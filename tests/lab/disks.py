@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ class Disk:
     """One disk.
 
     `serial` and `wwn` stay the disk's own when it moves to another machine. `logical` and
-    `physical` are its block sizes in bytes. `folder` is where its file is.
+    `physical` are its block sizes in bytes. `folder` is where its file is. `bad` has the sectors of
+    512 bytes that cannot be read, or written, as pairs of "read" or "write" and a number.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Disk:
     logical: int
     physical: int
     folder: Path
+    bad: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -49,7 +52,11 @@ class Disk:
 
         A write is done once it is in the host's page cache, as on a disk with a volatile cache.
         """
-        file = {"driver": "file", "filename": str(self.path), "discard": "unmap"}
+        file: dict[str, Any] = {"driver": "file", "filename": str(self.path), "discard": "unmap"}
+        if self.bad:
+            file = {"driver": "blkdebug", "image": file, "inject-error": [
+                {"event": "none", "iotype": way, "sector": sector, "errno": errno.EIO,
+                 "once": False} for way, sector in self.bad]}
         return {"driver": "raw", "node-name": self.device_id, "discard": "unmap", "file": file}
 
     def device(self, target: int) -> dict[str, Any]:

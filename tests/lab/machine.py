@@ -285,6 +285,15 @@ class Machine:
         self._monitor().execute("block_set_io_throttle", id=self._disk(name).device_id,
                                 bps=bytes_per_second, **limits)
 
+    def spoil_disk(self, name: str, *bad: tuple[str, int]) -> None:
+        """Give a disk bad sectors, in the place of those that it had: see Disk.
+
+        It is taken out of a running guest for a moment.
+        """
+        disk = self.remove_disk(name)
+        disk.bad = list(bad)
+        self.insert_disk(disk)
+
     def move_disk(self, name: str, other: Machine) -> Disk:
         """Take a disk away and put it into another machine."""
         disk = self.remove_disk(name)

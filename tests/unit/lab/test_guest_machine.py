@@ -52,6 +52,17 @@ def test_a_disk_has_a_lasting_name_of_its_own(machine: Machine, tmp_path: Path) 
     assert len(one.serial) <= 20  # what a SCSI serial number may have at most in QEMU
 
 
+def test_a_disk_with_bad_sectors_stays_so_until_it_is_spoilt_with_none(machine: Machine) -> None:
+    disk = machine.add_disk("one")
+    sound = disk.blockdev()
+    machine.spoil_disk("one", ("write", 2048))
+    assert disk.blockdev()["file"]["inject-error"][0]["sector"] == 2048
+    [kept] = Machine("host-a", machine.folder).disks.values()
+    assert kept.blockdev() == json.loads(json.dumps(disk.blockdev()))
+    machine.spoil_disk("one")
+    assert disk.blockdev() == sound
+
+
 def test_a_disk_keeps_its_name_and_content_when_it_moves(machine: Machine, tmp_path: Path) -> None:
     other = Machine("host-b", tmp_path / "b")
     disk = machine.add_disk("one", "4096")
