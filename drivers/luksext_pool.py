@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import re
 import threading
 import time
 
@@ -12,6 +13,14 @@ PLUGIN = "luksext"
 
 # Seconds to wait for another host: one status of 24 disks, with reserve.
 _HOST_DEADLINE = 120
+
+# Failures of XAPI whose parameters tell nobody anything: references.
+_SENTENCES = {
+    "CANNOT_CONTACT_HOST": "The pool's master cannot reach it: it is down, or the network is.",
+    "HOST_OFFLINE": "It is down, or its XAPI is: start it, or run xe-toolstack-restart on it.",
+    "XENAPI_MISSING_PLUGIN":
+        "The package luksext is not installed on this host: install it on every host.",
+}
 
 
 def ask(session, function):
@@ -48,6 +57,8 @@ def _ask(session, host, function, answers):
 
 
 def _why(error):
-    if error.details[0] == "XENAPI_MISSING_PLUGIN":
-        return "The package luksext is not installed on this host: install it on every host."
-    return " ".join(str(detail) for detail in error.details)
+    code, *params = map(str, error.details)
+    if code in _SENTENCES:
+        return _SENTENCES[code]
+    told = " ".join(re.sub(r"OpaqueRef:[\w-]+", "", " ".join(params)).split())
+    return "XAPI answers {}{}".format(code, ": " + told if told else ".")

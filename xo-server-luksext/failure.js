@@ -20,6 +20,8 @@ class XapiFailure extends Error {
 }
 
 const SENTENCES = {
+  CANNOT_CONTACT_HOST: () =>
+    'The pool’s master cannot reach the host: it is down, or the network is.',
   HOST_OFFLINE: () => 'The host is offline.',
   SR_UNKNOWN_DRIVER: () =>
     'XAPI knows no SR type luksext: install the package luksext on every host of the pool.',

@@ -59,7 +59,7 @@ def answer_of(host):
                                                  "encrypted": False, "attached": True}]})
     if host == "B":
         raise XenAPI.Failure(["XENAPI_MISSING_PLUGIN", "luksext"])
-    raise XenAPI.Failure(["HOST_OFFLINE", "C"])
+    raise XenAPI.Failure(["HOST_OFFLINE", "OpaqueRef:C"])
 
 
 @pytest.fixture
@@ -78,7 +78,19 @@ def test_the_pool_tells_of_every_host_also_of_those_that_cannot_be_asked(session
     told = {host["host"]: host for host in luksext_calls.CALLS["pool-status"](session, {})["hosts"]}
     assert told["a"]["srs"][0]["sr_uuid"] == "s"
     assert "not installed on this host" in told["b"]["error"]
-    assert "HOST_OFFLINE" in told["c"]["error"]
+    assert told["c"]["code"] == "HOST_OFFLINE"
+
+
+@pytest.mark.parametrize("details, sentence", [
+    (["HOST_OFFLINE", "OpaqueRef:C"], "It is down, or its XAPI is"),
+    (["CANNOT_CONTACT_HOST", "OpaqueRef:C"], "master cannot reach it"),
+    (["HOST_STILL_BOOTING", "OpaqueRef:C"], "XAPI answers HOST_STILL_BOOTING."),
+    (["INTERNAL_ERROR", "no host OpaqueRef:1-2 here"], "INTERNAL_ERROR: no host here"),
+    (["SR_BACKEND_FAILURE_6232", "", "No TPM."], "SR_BACKEND_FAILURE_6232: No TPM.")])
+def test_why_a_host_cannot_be_asked_is_told_without_references(details, sentence):
+    told = luksext_pool._why(XenAPI.Failure(details))
+    assert sentence in told
+    assert "OpaqueRef" not in told
 
 
 def test_a_host_that_never_answers_is_named(session, monkeypatch):

@@ -96,9 +96,9 @@ def test_a_host_without_the_package(pool):
 
 
 def test_a_host_that_cannot_be_asked(pool):
-    pool.versions["b"] = ["HOST_OFFLINE", "ref"]
+    pool.versions["b"] = ["HOST_OFFLINE", "OpaqueRef:b"]
     told = pool.the_one("LUKS-D034")
-    assert told["text"].endswith("HOST_OFFLINE ref")
+    assert "could not be asked for the package: It is down" in told["text"]
     assert "name-label=b" in told["next"]
 
 

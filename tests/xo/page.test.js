@@ -92,7 +92,7 @@ async function picture(name, options) {
 describe('status', () => {
   it('counts what needs attention, and names what could not be asked', async () => {
     await page.getByText('2 encrypted SRs · 1 needs attention · 1 could not be asked').waitFor()
-    assert.match(await row('xcp-gamma').innerText(), /not asked.*HOST_OFFLINE/s)
+    assert.match(await row('xcp-gamma').innerText(), /not asked.*It is down/s)
     await page.getByText('Local and not encrypted: scratch on xcp-beta.').waitFor()
     await picture('xo-status')
   })

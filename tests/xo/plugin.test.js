@@ -276,7 +276,7 @@ describe('status', () => {
 
   it('keeps a host that cannot be asked, and an SR that is not encrypted', async () => {
     const status = await xo.call('luksext.status', {})
-    assert.match(status[0].hosts[2].error, /HOST_OFFLINE/)
+    assert.match(status[0].hosts[2].error, /It is down/)
     assert.equal(srOf(status, SR_EXT).attention, undefined)
   })
 

@@ -133,7 +133,12 @@ function poolStatus() {
           },
         ],
       },
-      { host_uuid: 'host-gamma', host: 'xcp-gamma', error: 'HOST_OFFLINE OpaqueRef:host-gamma' },
+      {
+        host_uuid: 'host-gamma',
+        host: 'xcp-gamma',
+        error: 'It is down, or its XAPI is: start it, or run xe-toolstack-restart on it.',
+        code: 'HOST_OFFLINE',
+      },
     ],
   }
 }
