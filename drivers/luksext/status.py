@@ -82,22 +82,24 @@ def _policy(leaf: Pin) -> Dict[str, str]:
 
 
 def _recovery(disks: List[Dict[str, Any]]) -> str:
-    """confirmed, unconfirmed or none: the state of the disk that is off worst."""
+    """confirmed, unconfirmed or none: the state of the disk that is off worst; unknown where none
+    can be read."""
     states = []
     for disk in disks:
-        recovery = [slot for slot in disk.get("slots", []) if slot["role"] == "recovery"]
+        if "error" in disk:
+            continue
+        recovery = [slot for slot in disk["slots"] if slot["role"] == "recovery"]
         states.append("confirmed" if any(slot["confirmed"] for slot in recovery)
                       else "unconfirmed" if recovery else "none")
-    return next((state for state in ("none", "unconfirmed") if state in states), "confirmed")
+    return next((state for state in ("none", "unconfirmed", "confirmed") if state in states),
+                "unknown")
 
 
 def _alerts(disks: List[Dict[str, Any]]) -> Set[str]:
     found: Set[str] = set()
     for disk in disks:
         found |= _alerts_of_disk(disk)
-    recovery = _recovery(disks)
-    if recovery != "confirmed":
-        found.add({"none": "LUKS-W001", "unconfirmed": "LUKS-W002"}[recovery])
+    found |= {"none": {"LUKS-W001"}, "unconfirmed": {"LUKS-W002"}}.get(_recovery(disks), set())
     if len({_keys_of(disk) for disk in disks}) > 1:
         found.add("LUKS-W008")
     return found

@@ -106,6 +106,7 @@ def test_a_disk_that_cannot_be_read_is_told_and_hides_no_other(bound, backups):
     told = status.of(sr)
     assert told["disks"][1]["error"]["code"] == 6220
     assert {"LUKS-W008", "LUKS-W012"} <= set(told["alerts"])
+    assert status.of(sr._replace(disks=sr.disks[1:]))["recovery"] == "unknown"
     with pytest.raises(HeaderMissing):
         verbs.run(verbs.VERBS["recovery-add"], sr, {}, "admin")
 
