@@ -16,6 +16,7 @@ import luksext_upkeep
 import luksext_xapi
 from luksext import VERSION, alerts, configuration, inventory, keys, options, status, verb, verbs
 from luksext.errors import ArgumentInvalid, LuksError, SrUnknown
+from luksext.repository import Repository
 
 # What `encrypt` takes for the device-config of the new SR, one option of the ext driver included.
 # The devices are those of the old SR.
@@ -86,8 +87,12 @@ def _told(session, pbd):
              "encrypted": record["type"] == luksext_xapi.SR_TYPE}
     if not known["encrypted"]:
         return known
-    sr = luksext_xapi.repository_of(session, pbd["SR"], pbd["device_config"])
-    return dict(status.of(sr), **known)
+    try:
+        told = status.of(luksext_xapi.repository_of(session, pbd["SR"], pbd["device_config"]))
+    except LuksError as error:
+        # Told as a disk that cannot be read: it must not hide the other SRs.
+        told = status.of(Repository(record["uuid"], [error], [None]))
+    return dict(told, **known)
 
 
 def _pool_status(session, arguments):

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from fake_xapi import XenAPI  # before what imports XenAPI
+from fake_xapi import XenAPI, Xapi  # before what imports XenAPI
 
 import luksext_calls
 import luksext_pool
+import luksext_xapi
 from luksext import inventory
 from luksext.errors import NoTpm
 
@@ -91,6 +92,20 @@ def test_why_a_host_cannot_be_asked_is_told_without_references(details, sentence
     told = luksext_pool._why(XenAPI.Failure(details))
     assert sentence in told
     assert "OpaqueRef" not in told
+
+
+def test_an_sr_that_cannot_be_looked_at_hides_no_other(monkeypatch):
+    xapi = Xapi()
+    here = xapi.add("host", name_label="a")
+    monkeypatch.setattr(luksext_xapi, "this_host", lambda session: here)
+    for sr_type, sm_config in (("luksext", {"luks_containers": "scribble"}), ("ext", {})):
+        sr = xapi.add("SR", name_label=sr_type, type=sr_type, shared=False, sm_config=sm_config)
+        xapi.add("PBD", host=here, SR=sr, currently_attached=True, device_config={"device": "d"})
+    broken, plain = luksext_calls.CALLS["status"](xapi, {})["srs"]
+    assert (plain["type"], plain["encrypted"]) == ("ext", False)
+    assert (broken["name"], broken["attached"], broken["recovery"]) == ("luksext", True, "unknown")
+    assert [disk["error"]["code"] for disk in broken["disks"]] == [6284]
+    assert broken["alerts"] == ["LUKS-W012"]
 
 
 def test_a_host_that_never_answers_is_named(session, monkeypatch):
