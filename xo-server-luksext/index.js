@@ -58,8 +58,16 @@ class Plugin {
   }
 
   load() {
-    this.#undo.push(this.#xo.addApiMethods(methods(this.#pools)))
-    this.#undo.push(this.#xo.registerRestRoutes(routes(this.#pools)))
+    try {
+      this.#undo.push(this.#xo.addApiMethods(methods(this.#pools)))
+      // One by one: where XO refuses one of several, it does not take back the others.
+      for (const route of routes(this.#pools)) {
+        this.#undo.push(this.#xo.registerRestRoutes([route]))
+      }
+    } catch (error) {
+      this.unload()
+      throw error
+    }
   }
 
   unload() {

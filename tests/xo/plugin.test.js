@@ -74,6 +74,14 @@ function driverVerbs() {
   return JSON.parse(execFileSync('python3', ['-c', script], { env, encoding: 'utf8' }))
 }
 
+/** As XO before 6.7 registers routes. */
+function refusingArrays(routes) {
+  if (routes.some(({ body = {} }) => Object.values(body).some(({ type }) => type === 'array'))) {
+    throw new Error('Unsupported type: array')
+  }
+  return StubXo.prototype.registerRestRoutes.call(this, routes)
+}
+
 const post = (pathname, body, options) =>
   request('POST', pathname, { body: JSON.stringify(body), ...options })
 
@@ -396,6 +404,18 @@ describe('the life of the plugin', () => {
   it('takes everything back when it is unloaded, and can be loaded again', () => {
     instance.unload()
     assert.deepEqual([xo.methods, xo.routes], [{}, []])
+    instance.load()
+    assert.ok('sr.createLuksExt' in xo.methods)
+  })
+
+  it('leaves nothing behind in an XO that is too old for it, and can be loaded in a newer one', () => {
+    instance.unload()
+    for (const refuse of [undefined, refusingArrays]) {
+      xo.registerRestRoutes = refuse
+      assert.throws(() => instance.load())
+      assert.deepEqual([xo.methods, xo.routes], [{}, []])
+    }
+    delete xo.registerRestRoutes
     instance.load()
     assert.ok('sr.createLuksExt' in xo.methods)
   })
