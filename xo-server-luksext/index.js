@@ -32,7 +32,7 @@ exports.testSchema = {
       type: 'string',
       $type: 'Host',
       title: 'Host',
-      description: 'Can an encrypted SR be made on this host? Nothing is changed.',
+      description: 'Has it all that encrypted SRs need? Looked at as by luksext doctor.',
     },
     device: {
       type: 'string',

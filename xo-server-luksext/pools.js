@@ -107,15 +107,13 @@ class Pools {
     return told
   }
 
-  /** Throws what stands against an encrypted SR on that host and, if given, on that disk. */
+  /** Throws all that doctor finds on that host, or that the disk, if given, is not free. */
   async check(hostId, device) {
     const host = this.#host(hostId)
-    if (!this.#isReady(host)) {
-      throw new Error(
-        `The pool of ${host.name_label} has no SR type ${SR_TYPE}: install the package on every host.`
-      )
+    const { findings } = await this.#callPlugin(host, SR_TYPE, 'doctor', {})
+    if (findings.length > 0) {
+      throw new Error(findings.map(({ code, text, next }) => `${code}: ${text} ${next}`).join('\n'))
     }
-    await this.#callPlugin(host, SR_TYPE, 'status', {})
     if (device && !(await this.devices(hostId)).some(({ path }) => path === device)) {
       throw new Error(`${device} is no free disk of ${host.name_label}.`)
     }

@@ -330,10 +330,21 @@ describe('hosts and disks', () => {
     await instance.test({ host: 'host-alpha', device: '/dev/sdb' })
     assert.deepEqual(
       new Set(xapi.calls.map(([, , name, fn]) => `${name} ${fn}`)),
-      new Set(['luksext status', 'lsblk.py list_block_devices'])
+      new Set(['luksext doctor', 'lsblk.py list_block_devices'])
     )
     await assert.rejects(instance.test({ host: 'host-alpha', device: '/dev/sda' }), /no free disk/)
-    delete all.sm
+  })
+
+  it('fails a host by all that its doctor finds, with what to do', async () => {
+    const finding = code => ({ code, name: 'n', text: `It has ${code}.`, next: `Cure ${code}.` })
+    xapi.answers = {
+      doctor: () => ({ ok: false, findings: ['LUKS-D010', 'LUKS-D031'].map(finding) }),
+    }
+    await assert.rejects(instance.test({ host: 'host-alpha' }), {
+      message:
+        'LUKS-D010: It has LUKS-D010. Cure LUKS-D010.\nLUKS-D031: It has LUKS-D031. Cure LUKS-D031.',
+    })
+    xapi.failing.doctor = ['XENAPI_MISSING_PLUGIN', 'luksext']
     await assert.rejects(instance.test({ host: 'host-alpha' }), /install the package/)
   })
 })

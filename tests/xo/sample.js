@@ -201,7 +201,7 @@ class SampleXapi {
   #answer(fn, given) {
     const answers = {
       'pool-status': poolStatus,
-      status: () => poolStatus().hosts[0],
+      doctor: () => ({ ok: true, findings: [] }),
       prove: () => ({ ok: true, proofs: [] }),
       'recovery-add': () => ({ recovery_key: RECOVERY_KEY, name: given.name ?? 'key-1' }),
       'recovery-rotate': () => ({ recovery_key: RECOVERY_KEY, name: given['new-name'] ?? 'key-2' }),
