@@ -10,7 +10,7 @@ const { argumentsOf, dashed } = require('./verbs')
 
 const SR_TYPE = 'luksext'
 
-/** Options of device-config (README) by their names in XO. */
+/** Options of device-config (docs/admin-guide.md) by their names in XO. */
 const OPTIONS = [
   'pin',
   'pinConfig',
@@ -71,11 +71,19 @@ class Pools {
     })
   }
 
-  /** All SRs of all hosts of the pools that have the driver, each with what needs attention. */
+  /**
+   * All SRs of all hosts of the pools that have the driver, each with what needs attention.
+   * registered: whether XAPI knows the SR type; a host without the package takes it from its pool.
+   */
   async status() {
-    const pools = this.#all('pool').filter(pool => this.#isReady(pool))
+    const pools = this.#all('pool').filter(pool => this.#isReady(pool) || this.#hasSr(pool))
     return Promise.all(
-      pools.map(async pool => ({ id: pool.id, name: pool.name_label, ...(await this.#told(pool)) }))
+      pools.map(async pool => ({
+        id: pool.id,
+        name: pool.name_label,
+        registered: this.#isReady(pool),
+        ...(await this.#told(pool)),
+      }))
     )
   }
 
@@ -140,6 +148,10 @@ class Pools {
 
   #isReady({ $pool }) {
     return this.#all('SM').some(sm => sm.$pool === $pool && sm.SM_type === SR_TYPE)
+  }
+
+  #hasSr({ $pool }) {
+    return this.#all('SR').some(sr => sr.$pool === $pool && sr.SR_type === SR_TYPE)
   }
 
   #poolName({ $pool }) {

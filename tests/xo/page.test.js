@@ -26,7 +26,7 @@ const FLAGS = [
   '--disable-sync',
 ]
 
-let browser, complaints, origin, page, requests, xapi, xo
+let all, browser, complaints, origin, page, requests, xapi, xo
 
 before(async () => {
   browser = await chromium.launch({
@@ -39,7 +39,8 @@ after(() => browser.close())
 
 beforeEach(async () => {
   xapi = new SampleXapi()
-  xo = new StubXo(objects(), xapi)
+  all = objects()
+  xo = new StubXo(all, xapi)
   const instance = plugin.default({ xo })
   instance.configure({ staleHours: 24 }, { loaded: false })
   instance.load()
@@ -103,6 +104,14 @@ describe('status', () => {
     await stale.getByText('the last proof of keyslot 0 of /dev/nvme0n1 is 51 hours old').waitFor()
     await stale.getByRole('button', { name: 'Make a recovery key…' }).waitFor()
     assert.match(await row('xcp-alpha').innerText(), /nothing/)
+  })
+
+  it('says that the SR type is not registered, and keeps what there is', async () => {
+    delete all.sm
+    await page.getByRole('button', { name: 'Refresh' }).click()
+    await page.getByText('1 could not be asked · SR type not registered in Paris').waitFor()
+    await page.getByText('Run luksext doctor on each host').waitFor()
+    await row('xcp-alpha').waitFor()
   })
 
   it('proves a binding', async () => {

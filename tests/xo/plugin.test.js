@@ -293,8 +293,18 @@ describe('status', () => {
     assert.match((await xo.call('luksext.status', {}))[0].error, /install the package/)
   })
 
-  it('leaves out pools without the driver', async () => {
+  it('keeps a pool whose SR type is not registered any more', async () => {
+    const registered = async () =>
+      (await xo.call('luksext.status', {})).map(({ registered }) => registered)
+    assert.deepEqual(await registered(), [true])
     delete all.sm
+    assert.deepEqual(await registered(), [false])
+  })
+
+  it('leaves out pools without the driver', async () => {
+    for (const id of ['sm', SR_ALPHA, SR_BETA]) {
+      delete all[id]
+    }
     assert.deepEqual(await xo.call('luksext.status', {}), [])
   })
 

@@ -53,7 +53,7 @@ function hostOf({ id, name, pool, ready }) {
   return element(
     'option',
     { value: id, disabled: !ready },
-    `${name} (${pool})${ready ? '' : ' – package not installed'}`
+    `${name} (${pool})${ready ? '' : ' – SR type luksext not registered'}`
   )
 }
 
@@ -62,7 +62,7 @@ async function showDisks() {
   const list = byId('disks')
   list.replaceChildren('Looking for free disks…')
   if (host === '') {
-    list.replaceChildren(note('bad', 'No running host has the package.'))
+    list.replaceChildren(note('bad', 'No running host is in a pool that has the SR type luksext.'))
     return
   }
   let shown

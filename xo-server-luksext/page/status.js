@@ -27,6 +27,11 @@ const REMEDIES = {
   'LUKS-W010': ['Make a recovery key…', addRecoveryKey],
 }
 
+const UNREGISTERED =
+  'The SR type luksext is not registered in this pool: no encrypted SR can be connected, and no VDI ' +
+  'in one be changed. A host without the package takes the type away whenever its XAPI starts. Run ' +
+  'luksext doctor on each host: it says what is missing, and what to type.'
+
 const RECOVERY = { confirmed: 'confirmed', unconfirmed: 'not confirmed', none: 'none' }
 
 /** Asks all hosts and shows what they say. */
@@ -54,13 +59,15 @@ function summaryOf(pools) {
     `${srs.length} encrypted ${srs.length === 1 ? 'SR' : 'SRs'}`,
     wrong === 0 ? 'none needs attention' : `${wrong} need${wrong === 1 ? 's' : ''} attention`,
     ...(silent === 0 ? [] : [`${silent} could not be asked`]),
+    ...pools.filter(pool => !pool.registered).map(pool => `SR type not registered in ${pool.name}`),
   ].join(' · ')
 }
 
 function poolOf(pool) {
   const title = element('h3', {}, pool.name)
+  const unregistered = pool.registered ? undefined : note('bad', UNREGISTERED)
   if (pool.error) {
-    return element('article', {}, title, note('bad', pool.error))
+    return element('article', {}, title, unregistered, note('bad', pool.error))
   }
   const plain = pool.hosts.flatMap(host =>
     (host.srs ?? []).filter(isPlain).map(sr => `${sr.name} on ${host.host}`)
@@ -69,6 +76,7 @@ function poolOf(pool) {
     'article',
     {},
     title,
+    unregistered,
     element('div', { className: 'scroll' }, tableOf(pool)),
     plain.length
       ? element('p', { className: 'help' }, `Local and not encrypted: ${plain.join(', ')}.`)
