@@ -19,6 +19,8 @@ const ALERTS = {
   'LUKS-W012': 'disk missing or unreadable',
 }
 
+const UNKNOWN = 'an alert that this version of the plugin does not know'
+
 const HOUR = 3600e3
 
 /**
@@ -28,7 +30,7 @@ const HOUR = 3600e3
  * @returns {Array<{code: string, text: string}>} what is wrong; code is empty where no alert says so
  */
 function attentionOf(sr, staleHours, now) {
-  const found = (sr.alerts ?? []).map(code => ({ code, text: ALERTS[code] ?? code }))
+  const found = (sr.alerts ?? []).map(code => ({ code, text: ALERTS[code] ?? UNKNOWN }))
   for (const disk of sr.disks ?? []) {
     for (const slot of disk.slots ?? []) {
       // A locked SR proves nothing, and says so by being disconnected.

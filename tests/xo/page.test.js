@@ -100,10 +100,21 @@ describe('status', () => {
 
   it('shows what is stale beside what cures it', async () => {
     const stale = row('xcp-beta')
-    await stale.getByText('no recovery key').waitFor()
+    await stale.getByText('LUKS-W001 no recovery key').waitFor()
     await stale.getByText('the last proof of keyslot 0 of /dev/nvme0n1 is 51 hours old').waitFor()
     await stale.getByRole('button', { name: 'Make a recovery key…' }).waitFor()
     assert.match(await row('xcp-alpha').innerText(), /nothing/)
+  })
+
+  it('tells where an alert is cured that is not cured here', async () => {
+    const status = poolStatus()
+    status.hosts[1].srs[0].alerts = ['LUKS-W001', 'LUKS-W008', 'LUKS-W011']
+    xapi.answers = { 'pool-status': () => status }
+    await page.getByRole('button', { name: 'Refresh' }).click()
+    await row('xcp-beta').getByText('LUKS-W008 disks differ in their keys').waitFor()
+    assert.deepEqual(await row('xcp-beta').getByText('luksext explain').allInnerTexts(), [
+      'luksext explain LUKS-W008',
+    ])
   })
 
   it('says that the SR type is not registered, and keeps what there is', async () => {
@@ -137,17 +148,17 @@ describe('status', () => {
     assert.equal(await page.locator('img').count(), 0)
   })
 
-  it('renews the binding that failed, of several', async () => {
+  it('renews the binding that failed, of several, on whichever disk', async () => {
     const status = poolStatus()
     const [sr] = status.hosts[1].srs
     sr.alerts = ['LUKS-W003']
-    const proof = {
-      ok: false,
-      code: 6234,
-      text: 'The TPM refuses.',
-      at: sr.disks[0].slots[0].proof.at,
-    }
-    sr.disks[0].slots.push({ slot: 3, role: 'binding', pin: 'tang', policy: [], proof })
+    const [disk] = sr.disks
+    const [{ proof }] = disk.slots
+    const failed = { ok: false, code: 6234, text: 'The TPM refuses.', at: proof.at }
+    sr.disks = [proof, failed].map(proof => ({
+      ...disk,
+      slots: [...disk.slots, { slot: 3, role: 'binding', pin: 'tang', policy: [], proof }],
+    }))
     xapi.answers = { 'pool-status': () => status }
     await page.getByRole('button', { name: 'Refresh' }).click()
     await row('xcp-beta').getByRole('button', { name: 'Renew the binding…' }).click()

@@ -16,7 +16,7 @@ const COLUMNS = [
   'Actions',
 ]
 
-/** What cures an alert, beside its text: [label, what the button does with the SR]. */
+/** What cures an alert from here: [label, what the button does with the SR]. */
 const REMEDIES = {
   'LUKS-W001': ['Make a recovery key…', addRecoveryKey],
   'LUKS-W002': ['Confirm the key…', confirmKey],
@@ -25,6 +25,7 @@ const REMEDIES = {
   'LUKS-W005': ['Back up the header', sr => run(sr.sr_uuid, 'header-backup')],
   'LUKS-W006': ['End the suspension', sr => run(sr.sr_uuid, 'resume')],
   'LUKS-W010': ['Make a recovery key…', addRecoveryKey],
+  'LUKS-W011': ['Prove now', prove],
 }
 
 const UNREGISTERED =
@@ -118,21 +119,13 @@ function rowOf(host, sr) {
     [host.host],
     [sr.attached ? badge('good', 'connected') : badge('bad', 'disconnected')],
     sr.disks.map(diskOf),
-    sr.disks.flatMap(disk =>
-      (disk.slots ?? []).filter(slot => slot.role === 'binding').map(bindingOf)
-    ),
+    sr.disks.flatMap(disk => slotsOf(disk, 'binding').map(bindingOf)),
     [
       badge(sr.recovery === 'confirmed' ? 'good' : 'bad', RECOVERY[sr.recovery] ?? sr.recovery),
       ...namesOf(sr),
     ],
     sr.attention.length
-      ? [
-          element(
-            'ul',
-            {},
-            sr.attention.map(({ text }) => element('li', {}, text))
-          ),
-        ]
+      ? [element('ul', {}, sr.attention.map(attentionOf))]
       : [badge('good', 'nothing')],
     actionsOf({ ...sr, host: host.host }),
   ]
@@ -169,9 +162,21 @@ function bindingOf({ pin, policy, proof }) {
   )
 }
 
+/** The keyslots of a disk that have a role; none of one that cannot be read. */
+const slotsOf = ({ slots = [] }, role) => slots.filter(slot => slot.role === role)
+
 function namesOf(sr) {
-  const slots = (sr.disks[0]?.slots ?? []).filter(slot => slot.role === 'recovery')
-  return slots.map(({ name }) => element('div', { className: 'help' }, name))
+  const names = sr.disks.flatMap(disk => slotsOf(disk, 'recovery').map(({ name }) => name))
+  return Array.from(new Set(names), name => element('div', { className: 'help' }, name))
+}
+
+function attentionOf({ code, text }) {
+  if (code === '') {
+    return element('li', {}, text)
+  }
+  const howTo = ['What to do, on the host: ', element('code', {}, `luksext explain ${code}`)]
+  const help = code in REMEDIES ? undefined : element('div', { className: 'help' }, howTo)
+  return element('li', {}, element('code', {}, code), ` ${text}`, help)
 }
 
 function actionsOf(sr) {
@@ -219,8 +224,11 @@ const unlock = sr =>
   })
 
 function renew(sr) {
-  const bindings = (sr.disks[0]?.slots ?? []).filter(slot => slot.role === 'binding')
-  const failed = bindings.length > 1 ? bindings.find(({ proof }) => proof && !proof.ok) : undefined
+  const bindings = sr.disks.map(disk => slotsOf(disk, 'binding'))
+  // The only one of a disk is meant whatever its number, which may be another on each disk.
+  const failed = bindings.some(({ length }) => length > 1)
+    ? bindings.flat().find(({ proof }) => proof && !proof.ok)
+    : undefined
   return askForKey(sr, {
     title: `Renew the binding of ${sr.name}`,
     help: 'It is bound to the TPM as it is now. A recovery key is needed where no binding opens any more.',
