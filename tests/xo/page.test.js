@@ -57,7 +57,7 @@ afterEach(async () => {
 /** A new tab of a user who is signed in. */
 async function open({ user = 'admin', colorScheme = 'light', hash = '' } = {}) {
   await page?.context().close()
-  const context = await browser.newContext({ colorScheme, viewport: { width: 1400, height: 860 } })
+  const context = await browser.newContext({ colorScheme, viewport: { width: 1400, height: 720 } })
   await context.addCookies([{ name: 'token', value: user, url: origin }])
   page = await context.newPage()
   page.setDefaultTimeout(5000)
@@ -271,6 +271,7 @@ describe('creation', () => {
     await page.getByLabel('/dev/sdb').check()
     await page.getByLabel('/dev/sdc').check()
     await page.getByText('Erase /dev/sdb and /dev/sdc of xcp-alpha (Paris).').waitFor()
+    await page.setViewportSize({ width: 800, height: 720 })
     await picture('xo-create', { fullPage: true })
   })
 

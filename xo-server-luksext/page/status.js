@@ -174,7 +174,7 @@ function attentionOf({ code, text }) {
   if (code === '') {
     return element('li', {}, text)
   }
-  const howTo = ['What to do, on the host: ', element('code', {}, `luksext explain ${code}`)]
+  const howTo = ['On the host: ', element('code', {}, `luksext explain ${code}`)]
   const help = code in REMEDIES ? undefined : element('div', { className: 'help' }, howTo)
   return element('li', {}, element('code', {}, code), ` ${text}`, help)
 }
