@@ -11,7 +11,7 @@ import sys
 from typing import Any, Dict, List, NoReturn, Optional, TextIO
 
 from luksext import alerts, bench, doctor, installation, repository, run, status, untrusted, verbs
-from luksext.errors import LuksError
+from luksext.errors import LuksError, NoSr, SeveralSrs
 from luksext.findings import found
 from luksext.repository import Repository
 from luksext.untrusted import escaped, shown
@@ -143,17 +143,7 @@ def _sr(verb: Verb, sr_uuid: Optional[str]) -> Repository:
     found = list(repository.all_of_host())
     if len(found) == 1:
         return find(found[0].uuid)
-    raise _which([sr.uuid for sr in found])
-
-
-def _which(sr_uuids: List[str]) -> LuksError:
-    if not sr_uuids:
-        return LuksError("This host has no disk of an encrypted SR.",
-                         "List the disks with `lsblk -o NAME,SIZE,FSTYPE,LABEL`. An SR whose "
-                         "header is lost has to be named: luksext header-restore --sr-uuid=SR "
-                         "--device=DISK")
-    return LuksError("This host has several encrypted SRs: {}.".format(", ".join(sr_uuids)),
-                     "Name one by --sr-uuid.")
+    raise SeveralSrs([sr.uuid for sr in found]) if found else NoSr()
 
 
 def _user() -> str:

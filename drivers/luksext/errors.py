@@ -886,6 +886,29 @@ class HalfDestroyed(LuksError):
             "Finish it: xe sr-destroy uuid={}".format(sr_uuid))
 
 
+class NoSr(LuksError):
+    """A host without a disk of an encrypted SR, where a verb is for one."""
+
+    code = 6297
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This host has no disk of an encrypted SR.",
+            "List the disks with `lsblk -o NAME,SIZE,FSTYPE,LABEL`. An SR whose header is lost has "
+            "to be named: luksext header-restore --sr-uuid=SR --device=DISK")
+
+
+class SeveralSrs(LuksError):
+    """A verb for one SR, and several that it could be for."""
+
+    code = 6298
+
+    def __init__(self, sr_uuids: List[str]) -> None:
+        super().__init__(
+            "This host has several encrypted SRs: {}.".format(", ".join(sr_uuids)),
+            "Name one by --sr-uuid=SR; `luksext status` shows their disks.")
+
+
 class HostUnknown(LuksError):
     """dom0's inventory does not say which host of the pool this is."""
 

@@ -92,8 +92,8 @@ def test_an_error_is_told_with_its_code_and_ends_with_1(calls, monkeypatch, caps
     assert capsys.readouterr().err == "luksext: error 6200: It failed. Do this.\n"
 
 
-@pytest.mark.parametrize("found, text", [([], "header-restore --sr-uuid"),
-                                         (["a", "b"], "--sr-uuid")])
+@pytest.mark.parametrize("found, text", [([], "error 6297: This host has no disk"),
+                                         (["a", "b"], "error 6298: This host has several")])
 def test_without_a_uuid_there_has_to_be_one_sr(calls, monkeypatch, capsys, found, text):
     monkeypatch.setattr(repository, "all_of_host",
                         lambda: iter([Repository(uuid, [], []) for uuid in found]))

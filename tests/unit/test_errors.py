@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+import doc_rows
 from luksext import errors
 from luksext.errors import LuksError
 
@@ -29,7 +30,7 @@ ARGUMENTS = {
     "alert": "LUKS-W099", "known": ["LUKS-W001", "LUKS-W002"],
     "verb": "rebind", "problem": "needs the argument slot",
     "vdis": ["VDI-1", "VDI-2"], "printed": "garbage", "container": 1 << 30, "disk": 1 << 29,
-    "given": ["pin=tang", "discard=true"],
+    "given": ["pin=tang", "discard=true"], "sr_uuids": ["SR-1", "SR-2"],
 }
 
 # What an error must name so that an administrator knows where to look.
@@ -75,7 +76,29 @@ def test_codes_are_stable():
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
         "ReencryptionStuck": 6283, "RecordDamaged": 6284, "HalfDestroyed": 6290,
         "ArgumentInvalid": 6285, "VerbUnknown": 6286, "NoSuchKey": 6287, "SrUnknown": 6288,
-        "HostUnknown": 6296}
+        "HostUnknown": 6296, "NoSr": 6297, "SeveralSrs": 6298}
+
+
+# Of these only their children are raised.
+PARENTS = (errors.LuksError, errors.UnlockRefused)
+
+
+def test_the_docs_have_a_row_for_each_code_that_is_raised_and_no_other():
+    rows = doc_rows.rows("errors.md", "62")
+    assert [row[0] for row in rows] == [str(error.code) for error in ALL if error not in PARENTS]
+    for code, cause, remedy in rows:
+        assert cause and remedy, code
+
+
+def test_an_error_that_is_raised_has_a_code_of_its_own():
+    drivers = os.path.dirname(os.path.dirname(errors.__file__))
+    sources = glob.glob(os.path.join(drivers, "**", "*.py"), recursive=True)
+    assert sources
+    for path in sources:
+        with open(path, encoding="utf-8") as source:
+            text = re.sub(r"class \w+\(.*", "", source.read())
+        for error in PARENTS:
+            assert not re.search(r"\b{}\(".format(error.__name__), text), path
 
 
 @pytest.mark.skipif(not os.environ.get("SM"), reason="needs the storage manager (SM=checkout)")
