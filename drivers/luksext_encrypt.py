@@ -70,7 +70,8 @@ def check_plain(sr, named):
     if any(devices.crypt_mapping_at(path) for path in named):
         raise SrNotAdoptable(
             "The SR {} of this host is on an encrypted device already.".format(sr["uuid"]),
-            "Adopt it as it is: luksext adopt --sr-uuid={}".format(sr["uuid"]))
+            "Adopt it as it is: xe host-call-plugin host-uuid=HOST plugin=luksext fn=adopt "
+            "args:sr-uuid={}".format(sr["uuid"]))
 
 
 def _check_empty(session, sr):

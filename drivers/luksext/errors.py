@@ -742,7 +742,8 @@ class AdoptionUnfinished(LuksError):
         super().__init__(
             "The adoption of the SR {} stopped on this host: {}. No data were touched, and "
             "everything that XAPI knew of it is noted.".format(sr_uuid, reason),
-            "Cure the cause, then go on with: luksext adopt --sr-uuid={}".format(sr_uuid))
+            "Cure the cause, then go on with the call that began it, such as: xe host-call-plugin "
+            "host-uuid=HOST plugin=luksext fn=adopt args:sr-uuid={}".format(sr_uuid))
 
 
 class SrNotEmpty(LuksError):
@@ -793,8 +794,8 @@ class InPlaceImpossible(LuksError):
             "The SR {} cannot be encrypted in place: {}. Nothing was changed.".format(
                 sr_uuid, reason),
             "Move its VDIs to another SR (`xe vdi-pool-migrate`, `xe vdi-copy`), then have the "
-            "empty SR encrypted: xe host-call-plugin plugin=luksext fn=encrypt "
-            "args:sr-uuid={} host-uuid=HOST".format(sr_uuid))
+            "empty SR encrypted: xe host-call-plugin host-uuid=HOST plugin=luksext fn=encrypt "
+            "args:sr-uuid={}".format(sr_uuid))
 
 
 class NoRoom(LuksError):

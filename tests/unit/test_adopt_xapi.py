@@ -206,7 +206,7 @@ def test_a_failure_of_xapi_names_its_reason_and_how_to_go_on(host, monkeypatch):
         patch.setattr(fake_xapi.Class, "_PBD_plug", refuse)
         with pytest.raises(AdoptionUnfinished, match="no TPM") as caught:
             host.adopt()
-    assert "luksext adopt --sr-uuid=" + headers.SR in str(caught.value)
+    assert "fn=adopt args:sr-uuid=" + headers.SR in str(caught.value)
     host.adopt()
     assert host.told() == wanted
 

@@ -95,7 +95,7 @@ def test_an_sr_of_another_kind_is_refused(host):
 
 def test_what_is_encrypted_already_is_to_be_adopted(host, monkeypatch):
     monkeypatch.setattr(devices, "crypt_mapping_at", lambda path: devices.Mapping("luks-x", "dm-0"))
-    refused(host, SrNotAdoptable, "luksext adopt --sr-uuid=" + headers.SR, pin="any")
+    refused(host, SrNotAdoptable, "fn=adopt args:sr-uuid=" + headers.SR, pin="any")
 
 
 def test_a_host_that_cannot_seal_keeps_its_sr(host, programs):
