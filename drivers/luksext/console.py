@@ -94,7 +94,8 @@ def _add_verb(subparsers: Any, verb: Verb) -> None:
     for parameter in verb.parameters:
         if parameter.secret:
             parser.add_argument("--{}-stdin".format(parameter.name), action="store_true",
-                                help="read from stdin: " + parameter.help)
+                                help="asked for, or read where stdin is no terminal: "
+                                     + parameter.help)
         else:
             parser.add_argument("--" + parameter.name, help=parameter.help,
                                 required=parameter.required)
@@ -128,11 +129,25 @@ def _value(parameter: Parameter, arguments: argparse.Namespace) -> Optional[str]
     name = parameter.name.replace("-", "_")
     if not parameter.secret:
         return getattr(arguments, name)
-    if getattr(arguments, name + "_stdin"):
+    wanted = getattr(arguments, name + "_stdin")
+    if wanted and not sys.stdin.isatty():
         return sys.stdin.read().rstrip("\n")
-    if parameter.required:
-        return getpass.getpass("{}: ".format(parameter.name))
-    return None
+    return _typed(parameter) if wanted or parameter.required else None
+
+
+def _typed(parameter: Parameter) -> str:
+    """What somebody types, which is not shown."""
+    if not parameter.several:
+        return _line(parameter.name)
+    return "\n".join(iter(lambda: _line(parameter.name + ", Enter alone ends"), ""))
+
+
+def _line(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt + ": ")
+    except EOFError:
+        print(file=sys.stderr)
+        return ""
 
 
 def _sr(verb: Verb, sr_uuid: Optional[str]) -> Repository:

@@ -833,8 +833,9 @@ class ReencryptionKeys(LuksError):
             "{} was not encrypted anew: the keys of {} are needed, since a keyslot cannot get the "
             "new volume key without its own. Nothing was changed.".format(
                 device, ", ".join(holders)),
-            "Type all recovery keys: luksext reencrypt. Renew a binding that does not open with "
-            "`luksext rebind`, remove a key that is lost with `luksext recovery-revoke`.")
+            "Type all recovery keys: luksext reencrypt --key-stdin. Renew a binding that does not "
+            "open with `luksext rebind`, remove a key that is lost with `luksext "
+            "recovery-revoke`.")
 
 
 class ReencryptionUnfinished(LuksError):

@@ -21,12 +21,14 @@ class Parameter(NamedTuple):
     """One argument of a verb.
 
     secret: it is a key. The console reads it from stdin or the terminal, nothing logs it.
+    several: it may be several keys, one a line.
     """
 
     name: str
     help: str
     required: bool = False
     secret: bool = False
+    several: bool = False
 
 
 class Verb(NamedTuple):

@@ -7,7 +7,8 @@ from luksext.container import LuksContainer
 from luksext.repository import Repository
 from luksext.verb import RECOVERY_KEY, Arguments, Parameter, Verb
 
-_ALL_KEYS = Parameter("key", "every recovery key that the SR has, one a line", secret=True)
+_ALL_KEYS = Parameter("key", "every recovery key that the SR has, one a line", secret=True,
+                      several=True)
 
 
 def _start(sr: Repository, arguments: Arguments) -> Dict[str, Any]:

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """console: the verbs as commands; what is shown to people, and the status that it ends with."""
+import contextlib
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +81,54 @@ def test_a_key_that_is_needed_is_asked_for_without_echo(calls, monkeypatch):
     monkeypatch.setattr("getpass.getpass", lambda prompt: "typed")
     console.main(["recovery-test"])
     assert calls == [("recovery-test", SR, {"key": "typed"})]
+
+
+# On a host with one SR, a verb that notes the key that it gets in the file argv[1].
+ON_A_TERMINAL = """
+import sys
+from luksext import console, repository, verbs
+from luksext.repository import Repository
+repository.all_of_host = lambda: iter([Repository("SR", [], [])])
+repository.identified = lambda uuid: Repository(uuid, [], [])
+def note(verb, sr, given, who):
+    with open(sys.argv[1], "w") as file:
+        file.write(given["key"])
+    return {}
+verbs.run = note
+sys.exit(console.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("verb, typed, key", [
+    (["unlock"], ["KEY-1\n"], "KEY-1"), (["unlock", "--key-stdin"], ["KEY-1\n"], "KEY-1"),
+    (["rebind", "--key-stdin"], ["KEY-1\n"], "KEY-1"), (["rebind", "--key-stdin"], ["\4"], ""),
+    (["reencrypt", "--key-stdin"], ["KEY-1\n", "KEY-2\n", "\n"], "KEY-1\nKEY-2"),
+    (["reencrypt", "--key-stdin"], ["KEY-1\n", "\4"], "KEY-1")])
+def test_a_key_that_is_typed_on_a_terminal_is_asked_for_and_not_shown(tmp_path, verb, typed, key):
+    terminal, child = pty.openpty()
+    noted = tmp_path / "key"
+    # In a session of its own it has no other terminal.
+    running = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, str(noted), *verb], stdin=child, stdout=child,
+        stderr=child, start_new_session=True,
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(console.__file__))))
+    os.close(child)
+    shown = b""
+    for line in typed:
+        asked = b""
+        # Only from then on the terminal shows nothing.
+        while not asked.endswith(b": "):
+            asked += os.read(terminal, 1000)
+        os.write(terminal, line.encode())
+        shown += asked
+    assert running.wait(timeout=60) == console.OK
+    with contextlib.suppress(OSError):
+        while True:
+            shown += os.read(terminal, 1000)
+    os.close(terminal)
+    assert noted.read_text() == key
+    assert b"key" in shown
+    assert b"KEY-1" not in shown and b"KEY-2" not in shown
 
 
 def test_json_is_what_the_verb_told(calls, capsys):
