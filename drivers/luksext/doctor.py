@@ -6,7 +6,7 @@ What XAPI knows is not looked at: its plugin adds that (luksext_doctor.py).
 import os
 import shutil
 import stat
-from typing import Any, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 from luksext import (VERSION, clevis, cryptsetup, defaultstorage, keyslots, lvmfilter,
                      repository, smplugins, tpm)
@@ -32,13 +32,23 @@ _PROGRAMS = ("/opt/xensource/sm/LUKSEXTSR", "/etc/xapi.d/plugins/luksext",
              _LIBEXEC + "luksext-gc", _LIBEXEC + "luksext-sm-plugins",
              _LIBEXEC + "luksext-storage-guard")
 
+# Where XAPI looks for drivers on XCP-ng 9; 8.3 has no such folder.
+_DRIVERS = "/usr/libexec/sm/drivers"
+
 Found = Dict[str, str]
 
 
 def examine() -> List[Found]:
     """All that is found on this host, without XAPI."""
-    return [one for check in (_programs, _versions, _tpm, _lvm, _units, _sm_plugins, _python,
-                              _files, _default_storage) for one in check()]
+    return [one for part, check in _CHECKS for one in _safely(part, check)]
+
+
+def _safely(part: str, check: Callable[[], Iterator[Found]]) -> Iterator[Found]:
+    """What `check` finds. That it cannot look is a finding too, and keeps no other from looking."""
+    try:
+        yield from check()
+    except (LuksError, OSError, ValueError) as error:
+        yield found("LUKS-D029", PART=part, REASON=str(error))
 
 
 def report(findings: List[Found]) -> Dict[str, Any]:
@@ -56,11 +66,14 @@ def _programs() -> Iterator[Found]:
         yield found("LUKS-D001", PROGRAMS=", ".join(programs), PACKAGE=package)
 
 
-def _versions() -> Iterator[Found]:
+def _cryptsetup() -> Iterator[Found]:
     if shutil.which("cryptsetup", path=PATH):
         version = cryptsetup.version()
         if version < _OLDEST_CRYPTSETUP:
             yield found("LUKS-D002", VERSION=".".join(map(str, version)))
+
+
+def _clevis() -> Iterator[Found]:
     if shutil.which("clevis", path=PATH) and "tpm2" not in clevis.available_pins():
         yield found("LUKS-D003")
 
@@ -139,7 +152,8 @@ def _python() -> Iterator[Found]:
 
 
 def _files() -> Iterator[Found]:
-    for path in _PROGRAMS:
+    here = [os.path.join(_DRIVERS, "LUKSEXTSR")] if os.path.isdir(_DRIVERS) else []
+    for path in [*_PROGRAMS, *here]:
         problem = _problem_of(path)
         if problem:
             yield found("LUKS-D026", FILE=path, PROBLEM=problem)
@@ -165,3 +179,12 @@ def _default_storage() -> Iterator[Found]:
         return  # what is missing is a finding of its own; the guard lets nothing be overwritten
     for disk in disks:
         yield found("LUKS-D027", DISK=disk, FILE=defaultstorage.FILE)
+
+
+# What is looked at, in words, and how.
+_CHECKS = (
+    ("The programs that are needed", _programs), ("The version of cryptsetup", _cryptsetup),
+    ("The pins of clevis", _clevis), ("The TPM", _tpm), ("The filter of LVM", _lvm),
+    ("What systemd starts", _units), ("The list of SR types", _sm_plugins),
+    ("What Python loads", _python), ("Our files", _files),
+    ("The default storage", _default_storage))

@@ -92,6 +92,9 @@ _ALL = (
             "storage once.",
             "systemctl daemon-reload ; if that does not help, see which file replaces ours: "
             "systemctl cat storage-init.service"),
+    Finding("LUKS-D029", "not looked at",
+            "PART could not be looked at: REASON",
+            "Cure that, then again: luksext doctor"),
     Finding("LUKS-D030", "XAPI not asked",
             "What XAPI knows was not looked at: REASON",
             "systemctl status xapi ; xe-toolstack-restart ; then again: luksext doctor"),

@@ -37,6 +37,7 @@ class Host:
         self.list("~luksext.conf", "ext luksext")
         self.node = root / "tpmrm0"
         self.node.write_text("")
+        self.drivers = root / "drivers"
         self.files = [root / name for name in ("LUKSEXTSR", "plugin", "luksext-gc")]
         for file in self.files:
             file.write_text("")
@@ -71,6 +72,7 @@ def host(programs, tmp_path, monkeypatch):
     monkeypatch.setattr(tpm, "DEVICE", str(made.node))
     monkeypatch.setattr(doctor, "_ROOT", str(made.root))
     monkeypatch.setattr(doctor, "_PROGRAMS", [str(file) for file in made.files])
+    monkeypatch.setattr(doctor, "_DRIVERS", str(made.drivers))
     monkeypatch.setattr(lvmfilter, "CONFIGURATIONS", [str(made.root / "lvm.conf")])
     monkeypatch.setattr(defaultstorage, "FILE", str(made.root / "default-storage.conf"))
     monkeypatch.setattr(repository, "all_of_host", lambda: iter(()))
@@ -120,6 +122,31 @@ def test_a_program_that_was_renamed_is_found_by_either_name(host, there, gone):
 def test_a_cryptsetup_that_is_too_old(host, version, codes):
     host.programs.add("cryptsetup", "echo 'cryptsetup {}'".format(version))
     assert host.codes() == codes
+
+
+@pytest.mark.parametrize("script, reason", [
+    ("echo nonsense", "printed what cannot be understood"), ("exit 1", "failed with status 1")])
+def test_a_cryptsetup_that_does_not_work_keeps_nothing_else_from_being_found(host, script, reason):
+    host.programs.add("cryptsetup", script)
+    told = host.the_one("LUKS-D029")
+    assert told["text"].startswith("The version of cryptsetup could not be looked at: ")
+    assert reason in told["text"]
+    (host.programs.folder / "clevis-encrypt-tpm2").unlink()
+    host.node.unlink()
+    assert host.codes() == ["LUKS-D029", "LUKS-D003", "LUKS-D010"]
+
+
+@pytest.mark.parametrize("number", range(len(doctor._CHECKS)))
+def test_whatever_cannot_be_looked_at_the_rest_is(host, monkeypatch, number):
+    def fails():
+        raise PermissionError(13, "Permission denied")
+
+    checks = list(doctor._CHECKS)
+    checks[number] = (checks[number][0], fails)
+    monkeypatch.setattr(doctor, "_CHECKS", checks)
+    told = host.the_one("LUKS-D029")
+    assert told["text"].startswith(checks[number][0])
+    assert "Permission denied" in told["text"]
 
 
 def test_a_clevis_without_tpm_pin(host):
@@ -220,6 +247,14 @@ def test_the_mode_of_a_file_that_is_run(host, mode, problem):
 def test_a_file_that_is_gone(host):
     host.files[2].unlink()
     assert "cannot be found (No such file" in host.the_one("LUKS-D026")["text"]
+
+
+def test_the_folder_of_drivers_of_xcp_ng_9(host):
+    host.drivers.mkdir()
+    driver = host.drivers / "LUKSEXTSR"
+    assert host.the_one("LUKS-D026")["text"].startswith(str(driver))
+    driver.symlink_to(host.files[0])
+    assert host.codes() == []
 
 
 def test_a_disk_that_a_start_alone_would_overwrite(host, monkeypatch):

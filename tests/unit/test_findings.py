@@ -19,7 +19,7 @@ def test_codes_are_stable():
         "LUKS-D023": "SR type not accepted", "LUKS-D024": "a file replaces ours",
         "LUKS-D025": "plugins of the storage manager not taught",
         "LUKS-D026": "file not as installed", "LUKS-D027": "disk in default-storage.conf",
-        "LUKS-D028": "default storage not guarded",
+        "LUKS-D028": "default storage not guarded", "LUKS-D029": "not looked at",
         "LUKS-D030": "XAPI not asked",
         "LUKS-D031": "SR type not registered", "LUKS-D032": "features missing",
         "LUKS-D033": "host without the package", "LUKS-D034": "host not asked",
@@ -32,8 +32,8 @@ def test_a_finding_says_what_is_the_matter_and_what_to_type(code):
     assert finding.code == code
     assert not set(alerts.ALERTS) & set(FINDINGS)
     assert len(finding.summary) > 10
-    assert re.search(r"\b(xe|yum|systemctl|ls|dmesg|mv|tpm2_\w+|lvmconfig)\b|xe-toolstack-restart",
-                     finding.remedy)
+    assert re.search(r"\b(xe|yum|systemctl|ls|dmesg|mv|tpm2_\w+|lvmconfig|luksext doctor)\b|"
+                     "xe-toolstack-restart", finding.remedy)
 
 
 @pytest.mark.parametrize("code", sorted(FINDINGS))
