@@ -19,8 +19,8 @@ PLUGINS_DIR = /etc/xapi.d/plugins
 SBIN_DIR = /usr/sbin
 UNIT_DIR = /usr/lib/systemd/system
 XSCONSOLE_DIR = /usr/lib64/xsconsole/plugins-extras
-# Where XAPI may look for drivers (its sm-dir).
-DRIVER_DIRS ?= $(SM_DIR)
+# Where XAPI may look for drivers (its sm-dir); XCP-ng 9 has the second folder.
+DRIVER_DIRS ?= $(SM_DIR) $(patsubst $(DESTDIR)%,%,$(wildcard $(DESTDIR)/usr/libexec/sm/drivers))
 PYTHON_SITE ?= $(shell python3 -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 PYTHON ?= python3
@@ -124,9 +124,11 @@ install:
 	  install -m 644 systemd/$$unit.service.d/luksext.conf $(DESTDIR)$(UNIT_DIR)/$$unit.service.d; \
 	done
 
+# Also what Python made of the files when it first loaded them.
 uninstall:
+	for folder in $(DRIVER_DIRS); do rm -f $(DESTDIR)$$folder/LUKSEXTSR; done
 	rm -rf $(DESTDIR)$(SM_DIR)/luksext
-	rm -f $(DESTDIR)$(SM_DIR)/LUKSEXTSR $(DESTDIR)$(SM_DIR)/LUKSEXTSR.py \
+	rm -f $(DESTDIR)$(SM_DIR)/LUKSEXTSR.py \
 	  $(DESTDIR)$(SM_DIR)/luksext_*.py $(DESTDIR)$(PLUGINS_DIR)/luksext $(DESTDIR)$(SBIN_DIR)/luksext \
 	  $(DESTDIR)$(LIBEXEC_DIR)/luksext-* \
 	  $(DESTDIR)$(PYTHON_SITE)/luksext_plugins.py $(DESTDIR)$(PYTHON_SITE)/luksext.pth \
@@ -134,7 +136,10 @@ uninstall:
 	  $(DESTDIR)$(UNIT_DIR)/SMGC@.service.d/luksext.conf \
 	  $(DESTDIR)$(UNIT_DIR)/xapi.service.d/luksext.conf \
 	  $(DESTDIR)$(UNIT_DIR)/storage-init.service.d/luksext.conf \
-	  $(DESTDIR)/etc/xapi.conf.d/~luksext.conf
+	  $(DESTDIR)/etc/xapi.conf.d/~luksext.conf \
+	  $(DESTDIR)$(SM_DIR)/__pycache__/luksext_*.pyc $(DESTDIR)$(SM_DIR)/__pycache__/LUKSEXTSR.*.pyc \
+	  $(DESTDIR)$(PYTHON_SITE)/__pycache__/luksext_plugins.*.pyc \
+	  $(DESTDIR)$(XSCONSOLE_DIR)/__pycache__/XSFeatureLuksExt.*.pyc
 
 clean:
 	rm -rf $(VENV) $(NPM) .venv36 build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -117,6 +117,32 @@ def test_it_holds_what_make_installs(
             if not name.startswith(("usr/share/doc/", "usr/share/licenses/"))} == made
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["folders given", "folders found"])
+def test_make_takes_away_what_it_installs(tmp_path: Path, release: str, given: bool) -> None:
+    """Also where Python has compiled, and a driver's folder is that of XCP-ng 9."""
+    for folder in DRIVERS[release]:
+        (tmp_path / folder).mkdir(parents=True)
+
+    def make(target: str) -> None:
+        dirs = ["DRIVER_DIRS=" + " ".join(f"/{folder}" for folder in DRIVERS[release])]
+        subprocess.run(["make", "--silent", "-C", CHECKOUT, target, f"DESTDIR={tmp_path}",
+                        f"PYTHON_SITE=/{PYTHON[release]}", *(dirs if given else [])], check=True)
+
+    def files() -> list[Path]:
+        return [path for path in tmp_path.rglob("*") if path.is_symlink() or path.is_file()]
+
+    make("install")
+    assert {path.parent for path in files() if path.name == "LUKSEXTSR"} == {
+        tmp_path / folder for folder in DRIVERS[release]}
+    for path in files():
+        if path.suffix == ".py":
+            compiled = path.parent / "__pycache__" / f"{path.stem}.cpython-36.pyc"
+            compiled.parent.mkdir(exist_ok=True)
+            compiled.touch()
+    make("uninstall")
+    assert files() == []
+
+
 def test_the_driver_is_where_xapi_looks(
     dom0: Dom0, packages: dict[str, Path], release: str
 ) -> None:
