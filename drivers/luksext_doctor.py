@@ -35,7 +35,8 @@ def _hosts(session):
         elif host.get("code") == "UNKNOWN_XENAPI_PLUGIN_FUNCTION":
             yield found("LUKS-D035", HOST=host["host"], VERSION="an older one", OURS=VERSION)
         elif "error" in host:
-            yield found("LUKS-D034", HOST=host["host"], REASON=host["error"])
+            yield found("LUKS-D034", HOST=host["host"], HOST_UUID=host["host_uuid"],
+                        REASON=host["error"])
         elif host["version"] != VERSION:
             yield found("LUKS-D035", HOST=host["host"], VERSION=host["version"], OURS=VERSION)
 

@@ -76,10 +76,10 @@ _ALL = (
     Finding("LUKS-D025", "plugins of the storage manager not taught",
             "Python on this host does not load luksext.pth: the storage manager's own plugins, "
             "such as on-slave, do not know the SR type.",
-            "yum reinstall luksext ; for another Python: python3 -m site"),
+            "yum reinstall ./luksext-*.rpm ; for another Python: python3 -m site"),
     Finding("LUKS-D026", "file not as installed",
             "FILE PROBLEM.",
-            "yum reinstall luksext ; rpm -V luksext"),
+            "yum reinstall ./luksext-*.rpm ; rpm -V luksext"),
     Finding("LUKS-D027", "disk in default-storage.conf",
             "DISK is encrypted, and FILE names it for the host's default storage. After the host "
             "has left its pool, its next start would overwrite the header there, and all data "
@@ -106,17 +106,18 @@ _ALL = (
     Finding("LUKS-D032", "features missing",
             "XAPI's record of the SR type lacks features that ext has: FEATURES. XAPI adds one "
             "only when every host of the pool has offered it.",
-            "On every host: yum update luksext ; xe-toolstack-restart"),
+            "On every host: yum update ./luksext-*.rpm ; xe-toolstack-restart"),
     Finding("LUKS-D033", "host without the package",
             "The host HOST of this pool has no package luksext: each start of its XAPI takes the "
             "SR type from the database of the whole pool.",
-            "On HOST: yum install luksext ; xe-toolstack-restart"),
+            "On HOST: yum install ./luksext-*.rpm --enablerepo=base,updates ; "
+            "xe-toolstack-restart"),
     Finding("LUKS-D034", "host not asked",
             "The host HOST of this pool could not be asked for the package: REASON",
-            "xe host-list name-label=HOST params=uuid,enabled,host-metrics-live"),
+            "xe host-list uuid=HOST_UUID params=name-label,enabled,host-metrics-live"),
     Finding("LUKS-D035", "versions differ",
             "The host HOST of this pool has version VERSION of luksext, this one has OURS.",
-            "On every host: yum update luksext ; xe-toolstack-restart"),
+            "On every host: yum update ./luksext-*.rpm ; xe-toolstack-restart"),
     Finding("LUKS-D036", "SR not plugged",
             "The encrypted SR SR_UUID is not plugged on this host.",
             "xe pbd-plug uuid=PBD_UUID"),

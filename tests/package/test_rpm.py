@@ -88,7 +88,8 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert version
     assert version[1] == VERSION
     assert f'version = "{VERSION}"' in (CHECKOUT / "pyproject.toml").read_text()
-    assert f"luksext-{VERSION}-1.xcpng8.3.noarch.rpm" in (CHECKOUT / "docs/install.md").read_text()
+    told = re.findall(r"luksext-([\d.]+)-", (CHECKOUT / "docs/install.md").read_text())
+    assert set(told) == {VERSION}
     assert f"- {version[1]}-" in SPEC.read_text().split("%changelog")[1]
 
 
