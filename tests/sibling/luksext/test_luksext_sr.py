@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import pytest
 
-from lib.common import Defer, wait_for
+from lib.commands import SSHCommandFailed
+from lib.common import Defer, GiB, wait_for
 from lib.host import Host
 from lib.sr import SR
 from lib.vdi import VDI, ImageFormat
 from lib.vm import VM
 from tests.storage import (
+    MAX_VDI_SIZE,
     CoalesceOperation,
     XVACompression,
     coalesce_integrity,
@@ -17,6 +19,7 @@ from tests.storage import (
     vdi_is_open,
     xva_export_import,
 )
+from tests.storage.luksext import without_program
 
 # Requirements:
 # - one XCP-ng host with a TPM 2.0, with luksext installed on all hosts of its pool
@@ -32,6 +35,24 @@ class TestLUKSEXTSR:
 
     def test_vdi_is_not_open(self, vdi_on_luksext_sr: VDI) -> None:
         assert not vdi_is_open(vdi_on_luksext_sr)
+
+    def test_vdi_image_format(self, vdi_on_luksext_sr: VDI, image_format: ImageFormat) -> None:
+        made = vdi_on_luksext_sr.get_image_format()
+        if made is None:
+            pytest.skip("The storage manager of this host does not tell the format of a VDI")
+        assert made == image_format
+
+    def test_invalid_vdi_size(self, luksext_sr: SR, image_format: ImageFormat) -> None:
+        with pytest.raises(SSHCommandFailed) as caught:
+            luksext_sr.create_vdi(virtual_size=MAX_VDI_SIZE[image_format] + 1)
+        assert 'VDI Invalid size' in caught.value.stdout
+
+    def test_resize_vdi(self, luksext_sr: SR, defer: Defer) -> None:
+        vdi = luksext_sr.create_vdi(virtual_size=1 * GiB)
+        defer(vdi.destroy)
+        vdi.resize(2 * GiB)
+        luksext_sr.scan()
+        assert vdi.get_virtual_size() == 2 * GiB
 
     def test_data_are_on_dm_crypt(self, host: Host, luksext_sr: SR) -> None:
         volume = host.ssh(f'findmnt -n -o SOURCE /run/sr-mount/{luksext_sr.uuid}')
@@ -82,6 +103,11 @@ class TestLUKSEXTSR:
         xva_export_import(vm_on_luksext_sr, compression, temp_large_dir, defer)
 
     @pytest.mark.small_vm
+    def test_xva_export_import_with_snapshot(self, vm_on_luksext_sr: VM, temp_large_dir: str,
+                                             defer: Defer) -> None:
+        xva_export_import(vm_on_luksext_sr, 'zstd', temp_large_dir, defer, with_snapshot=True)
+
+    @pytest.mark.small_vm
     def test_vdi_export_import(self, storage_test_vm: VM, luksext_sr: SR, image_format: ImageFormat,
                                temp_large_dir: str, defer: Defer) -> None:
         vdi_export_import(storage_test_vm, luksext_sr, image_format, temp_large_dir, defer)
@@ -104,5 +130,17 @@ class TestLUKSEXTSR:
         vm.start()
         vm.wait_for_os_booted()
         vm.shutdown(verify=True)
+
+    @pytest.mark.reboot
+    def test_clevis_missing(self, host: Host, luksext_sr: SR) -> None:
+        """ Without what unlocks it, the host starts and says why the SR is not plugged. """
+        sr = luksext_sr
+        with without_program(host, 'clevis'):
+            host.reboot(verify=True)
+            with pytest.raises(SSHCommandFailed, match='SR_BACKEND_FAILURE_6203'):
+                sr.plug_pbds(verify=False)
+            assert not sr.all_pbds_attached()
+        sr.plug_pbds()
+        sr.scan()
 
     # *** End of tests with reboots

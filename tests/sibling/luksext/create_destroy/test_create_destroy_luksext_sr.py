@@ -7,6 +7,8 @@ from lib.commands import SSHCommandFailed
 from lib.common import vm_image
 from lib.host import Host
 from lib.vdi import ImageFormat
+from tests.storage import try_to_create_sr_with_missing_device
+from tests.storage.luksext import without_program
 
 # Requirements:
 # - one XCP-ng host with a TPM 2.0, with luksext installed on all hosts of its pool
@@ -18,8 +20,20 @@ class TestLUKSEXTSRCreateDestroy:
     """ Without fixtures that make the SR, since making and destroying it is what is tested. """
 
     def test_create_sr_with_missing_device(self, host_with_luksext: Host) -> None:
-        with pytest.raises(SSHCommandFailed, match='SR_BACKEND_FAILURE_6201'):
-            host_with_luksext.sr_create('luksext', LABEL, {})
+        """ Refused in the words of the other local drivers. """
+        try_to_create_sr_with_missing_device('luksext', LABEL, host_with_luksext)
+
+    def test_create_sr_without_clevis(self, host_with_luksext: Host,
+                                      unused_512B_disks: dict[Host, list[Host.BlockDeviceInfo]]
+                                      ) -> None:
+        """ The disk is as it was. """
+        host = host_with_luksext
+        device = '/dev/' + unused_512B_disks[host][0].name
+        before = host.ssh(f'head -c 16M {device} | sha256sum')
+        with without_program(host, 'clevis'), \
+                pytest.raises(SSHCommandFailed, match='SR_BACKEND_FAILURE_6203'):
+            host.sr_create('luksext', LABEL, {'device': device})
+        assert host.ssh(f'head -c 16M {device} | sha256sum') == before
 
     def test_create_sr_on_disk_with_data(self, host_with_luksext: Host,
                                          unused_512B_disks: dict[Host, list[Host.BlockDeviceInfo]]

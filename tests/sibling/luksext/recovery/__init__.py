@@ -21,3 +21,7 @@ def call(host: Host, sr: SR, verb: str, **args: str) -> dict[str, Any]:
         return json.loads(host.call_plugin('luksext', verb, params))
     finally:
         host.ssh(f'rm -f {KEY_FILE}')
+
+def change_pcr(host: Host) -> None:
+    """ Extends PCR 16 of the TPM, which starts anew at each boot. """
+    host.ssh('tpm2_pcrextend 16:sha256=' + '1'.zfill(64))

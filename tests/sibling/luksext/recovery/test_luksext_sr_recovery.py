@@ -7,7 +7,7 @@ from lib.commands import SSHCommandFailed
 from lib.common import wait_for
 from lib.host import Host
 from lib.sr import SR
-from tests.storage.luksext.recovery import call
+from tests.storage.luksext.recovery import call, change_pcr
 
 # Requirements:
 # - one XCP-ng host with a TPM 2.0, with luksext installed on all hosts of its pool
@@ -25,7 +25,7 @@ class TestLUKSEXTSRRecovery:
                                                recovery_key: str) -> None:
         sr = pcr_bound_sr
         sr.unplug_pbds()
-        host.ssh('tpm2_pcrextend 16:sha256=' + '1'.zfill(64))
+        change_pcr(host)
         with pytest.raises(SSHCommandFailed, match='SR_BACKEND_FAILURE_6234'):
             sr.plug_pbds(verify=False)
         call(host, sr, 'unlock', key=recovery_key)
@@ -46,3 +46,19 @@ class TestLUKSEXTSRRecovery:
         call(host, sr, 'header-restore', device=device)
         sr.plug_pbds()
         wait_for(sr.all_pbds_attached, "Wait for the SR to be plugged")
+
+    @pytest.mark.reboot
+    def test_tpm_refuses_at_boot(self, host: Host, pcr_bound_sr: SR, recovery_key: str) -> None:
+        """ Bound to what PCR 16 is not at a start: the SR waits for its recovery key. """
+        sr = pcr_bound_sr
+        change_pcr(host)
+        call(host, sr, 'rebind', key=recovery_key)
+        host.reboot(verify=True)
+        with pytest.raises(SSHCommandFailed, match='SR_BACKEND_FAILURE_6234'):
+            sr.plug_pbds(verify=False)
+        assert not sr.all_pbds_attached()
+        call(host, sr, 'unlock', key=recovery_key)
+        sr.plug_pbds()
+        call(host, sr, 'rebind', key=recovery_key)
+        host.reboot(verify=True)
+        wait_for(sr.all_pbds_attached, "Wait for the encrypted SR to be plugged")
