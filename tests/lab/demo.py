@@ -6,6 +6,7 @@ Each step is timed and checked; the first that is not as it should be ends the d
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -18,8 +19,11 @@ from tests.lab.errors import LabError
 from tests.lab.machine import Machine
 from tests.storage.pool import NOTHING, Host, XeError
 
-PASSPHRASE = "correct horse battery staple"
-DATA = b"the salaries of everybody in the company\n" * 20_000
+TEXT = "the salaries of everybody in the company"
+DATA = f"{TEXT}\n".encode() * 20_000
+
+# luksext ends with 3 when all is done and something needs attention, such as a new key.
+ATTENTION = "|| [ $? = 3 ]"
 
 
 class Demo:
@@ -72,12 +76,13 @@ class _Story:
         step = self.demo.step
         step("A host with a TPM 2.0 and an empty disk boots", self.boot)
         step("One command makes an encrypted SR", self.create)
+        step("A recovery key is made, and typed back", self.make_key)
         step("A VDI is written", self.write)
         step("pbd-unplug leaves nothing open", self.unplug)
         step("After a cold boot the SR is plugged by itself, the data are intact", self.cold_boot)
         step("On the raw disk there is no plaintext", self.no_plaintext)
         step("Stolen: in a host with another TPM, the disk stays closed", self.stolen)
-        step("The recovery passphrase opens it there", self.recover)
+        step("The recovery key opens it there", self.recover)
         step("sr-destroy erases every key", self.destroy)
 
     def boot(self) -> str:
@@ -85,12 +90,21 @@ class _Story:
         return self.host.sh("lsblk --nodeps -o NAME,SIZE,FSTYPE,SERIAL; ls /dev/tpm*")
 
     def create(self) -> str:
-        self.sr = self.host.create_sr_with_passphrase(self.disk.by_id, PASSPHRASE)
+        self.sr = self.host.create_sr(self.disk)
         check(self.sr.attached, "the new SR is not plugged")
-        return (f"xe sr-create type=luksext name-label=test host-uuid={self.host.uuid} \\\n"
-                f"  device-config:device={self.disk.by_id} \\\n"
-                f"  device-config:recovery_password-filename=passphrase\n{self.sr.uuid}\n"
+        return (f"xe sr-create type=luksext name-label=test content-type=user \\\n"
+                f"  host-uuid={self.host.uuid} \\\n"
+                f"  device-config:device={self.disk.by_id}\n{self.sr.uuid}\n"
                 + self.host.sh(f"lsblk -o NAME,TYPE,FSTYPE {self.sr.device}"))
+
+    def make_key(self) -> str:
+        told = self.host.sh(f"luksext recovery-add --name=safe --json {ATTENTION}")
+        self.key = json.loads(told)["recovery_key"]
+        told = self.host.sh(f"luksext recovery-confirm --key-stdin --json {ATTENTION}",
+                            input=self.key)
+        check(json.loads(told)["confirmed"], "the recovery key is not confirmed")
+        return (f"luksext recovery-add --name=safe\nrecovery key: {self.key}\n"
+                "luksext recovery-confirm\nconfirmed: true")
 
     def write(self) -> str:
         self.vdi = self.sr.create_vdi()
@@ -107,13 +121,14 @@ class _Story:
         self.host.machine.reboot()
         check(self.sr.attached, "the SR was not plugged at boot")
         self._check_data(self.host)
-        return self.host.sh(f"findmnt {self.sr.mount}")
+        return self.host.sh(
+            f"findmnt --noheadings --raw --output TARGET,FSTYPE,OPTIONS {self.sr.mount}")
 
     def no_plaintext(self) -> str:
         self.host.sh("sync")
         raw = self.disk.path.read_bytes()
-        check(DATA[:24] not in raw, "plaintext was found on the disk")
-        return f"{len(raw) >> 20} MiB of the disk searched for {DATA[:24]!r}: not found"
+        check(TEXT.encode() not in raw, "plaintext was found on the disk")
+        return f'{len(raw) >> 20} MiB of the disk searched for "{TEXT}": not found'
 
     def stolen(self) -> str:
         self.sr.unplug()
@@ -130,28 +145,29 @@ class _Story:
         raise AssertionError("another TPM opened the disk")
 
     def recover(self) -> str:
-        uuid = self.other.sh(f"cryptsetup luksUUID {self.disk.by_id}").strip()
-        command = f"cryptsetup open {self.disk.by_id} luks-{uuid}"
-        self.other.sh(command, input=PASSPHRASE)
+        self._unlock()
         self.moved.plug()
         check(self.moved.attached, "the SR is not plugged")
         self._check_data(self.other)
-        return f"{command} <<<'{PASSPHRASE}'\nxe pbd-plug uuid={self.moved.pbd}"
+        return f"luksext unlock --key-stdin\nxe pbd-plug uuid={self.moved.pbd}"
 
     def destroy(self) -> str:
         self.other.xe("vdi-destroy", uuid=self.vdi)
         self.moved.unplug()
         uuid = self.moved.uuid
-        container = self.other.sh(f"cryptsetup luksUUID {self.disk.by_id}").strip()
         # The TPM of this host cannot unlock it, so it is opened for XAPI, which attaches first.
-        self.other.sh(f"cryptsetup open {self.disk.by_id} luks-{container}", input=PASSPHRASE)
+        self._unlock()
         self.other.xe("sr-destroy", uuid=uuid)
         check(self.other.left_open() == NOTHING, f"left open: {self.other.left_open()}")
-        tried = self.other.machine.run(f"cryptsetup open {self.disk.by_id} x", input=PASSPHRASE,
+        tried = self.other.machine.run(f"cryptsetup open {self.disk.by_id} x", input=self.key,
                                        check=False)
-        check(tried.rc != 0, "the passphrase still opens the disk")
+        check(tried.rc != 0, "the recovery key still opens the disk")
         check(not any(self.disk.path.read_bytes()[:16 << 20]), "there is still a header")
         return f"xe sr-destroy uuid={uuid}\n{tried.err}"
+
+    def _unlock(self) -> None:
+        """On the other host, by the key on stdin: it is on no command line."""
+        self.other.sh(f"luksext unlock --key-stdin {ATTENTION}", input=self.key)
 
     def _check_data(self, host: Host) -> None:
         check(host.read_vdi(self.vdi).startswith(DATA), "the data are not intact")
