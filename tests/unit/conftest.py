@@ -42,11 +42,12 @@ class Programs:
         path = self.folder / name
         path.write_text(
             "#!/bin/sh\n"
-            "helpers={helpers} log={log}\n"
+            # Of several at once, each has its own.
+            "helpers={helpers} log={log} stdin={log}.stdin.$$\n"
             "for word in {name} \"$@\"; do printf '%s\\n' \"$word\"; done >>$log.argv\n"
             "echo >>$log.argv\n"
             "echo {name} $1 >>{order}\n"
-            "$helpers/cat >$log.stdin\n"
+            "$helpers/cat >$stdin\n"
             "{script}\n".format(helpers=self.helpers, log=self.folder / ("." + name), name=name,
                                 order=self.folder / ".order", script=script))
         path.chmod(0o755)
@@ -69,7 +70,8 @@ class Programs:
 
     def stdin(self, name):
         """What the last call of the program read."""
-        return (self.folder / ".{}.stdin".format(name)).read_bytes()
+        kept = self.folder.glob(".{}.stdin.*".format(name))
+        return max(kept, key=lambda path: path.stat().st_mtime_ns).read_bytes()
 
 
 @pytest.fixture

@@ -250,7 +250,7 @@ def test_a_mark_that_the_header_does_not_keep_is_an_error(container, programs):
 def test_luks1_is_marked_beside_what_clevis_keeps_there(host, programs, monkeypatch):
     disk = host.disk(headers.luks1(slots=(0, 1), payload_sectors=4096))
     saved = host.sysfs.block.parent / "saved"
-    programs.add("luksmeta", 'case $1 in save) $helpers/cat $log.stdin >{0};; '
+    programs.add("luksmeta", 'case $1 in save) $helpers/cat $stdin >{0};; '
                              'load) $helpers/cat {0};; esac'.format(saved))
     monkeypatch.setattr(LuksContainer, "refreshed", lambda self: self, raising=False)
     adopt.mark(LuksContainer(disk, header.read(disk)), OURS)

@@ -202,7 +202,7 @@ def test_sealing_to_several_pins_names_the_one_that_fails(programs, tpm_works):
 
 
 def test_sealing_that_fails_for_another_reason_quotes_clevis_and_no_key(programs, tpm_works):
-    programs.add("clevis", "$helpers/cat $log.stdin; echo 'bad bank' >&2; exit 1")
+    programs.add("clevis", "$helpers/cat $stdin; echo 'bad bank' >&2; exit 1")
     with pytest.raises(PinRefuses, match=r"pin tpm2 fails.*bad bank") as refusal:
         clevis.seal(Pin("tpm2", {"pcr_bank": "sha1"}), KEY)
     assert KEY.decode() not in str(refusal.value)
@@ -233,7 +233,7 @@ def refusal(sealed):
 
 @pytest.fixture
 def clevis_fails(programs):
-    programs.add("clevis", "$helpers/cat $log.stdin; echo 'it said' no. >&2; exit 1")
+    programs.add("clevis", "$helpers/cat $stdin; echo 'it said' no. >&2; exit 1")
     programs.link("curl")
     for name in ("jose", "tpm2_createprimary", "tpm2_load", "tpm2_unseal"):
         programs.add(name)

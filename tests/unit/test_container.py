@@ -203,7 +203,7 @@ def two_bindings():
 
 def test_when_one_binding_refuses_the_next_is_tried(host, programs):
     programs.add("jose")
-    programs.add("clevis", "read -r jwe <$log.stdin; "
+    programs.add("clevis", "read -r jwe <$stdin; "
                            "case $jwe in *.first.*) exit 1; esac; printf key-$jwe")
     found = host.container(two_bindings())
     assert found.open(RECORD, Flags()) is True
@@ -212,7 +212,7 @@ def test_when_one_binding_refuses_the_next_is_tried(host, programs):
 
 def test_when_all_bindings_refuse_every_reason_is_told(host, programs):
     programs.add("jose")
-    programs.add("clevis", "read -r jwe <$log.stdin; jwe=${jwe#*.}; "
+    programs.add("clevis", "read -r jwe <$stdin; jwe=${jwe#*.}; "
                            "echo no to ${jwe%%.*} >&2; exit 1")
     with pytest.raises(PinRefuses, match=r"(?s)no to first.*no to second"):
         host.container(two_bindings()).open(RECORD, Flags())

@@ -304,7 +304,7 @@ def test_the_slots_of_luksmeta_are_told_by_their_kind(programs):
 def test_no_key_is_in_an_argument_a_log_or_an_error(programs, caplog, call):
     caplog.set_level(0, logger="luksext")
     for name in ("cryptsetup", "luksmeta"):
-        programs.add(name, "$helpers/cat $log.stdin; exit 1")
+        programs.add(name, "$helpers/cat $stdin; exit 1")
     with pytest.raises(CommandFailed) as failure:
         call()
     told = "{0} {0!r} {1} {2}".format(failure.value, caplog.text, programs.calls("cryptsetup")

@@ -148,7 +148,7 @@ def add_programs(programs, sysfs):
     programs.add("clevis", "[ $1 = encrypt ] && echo {} || printf key".format(headers.JWE))
     programs.add("dd", 'for word; do case $word in of=*) : >"${word#of=}"; esac; done')
     for name in ("cryptsetup", "dmsetup"):
-        programs.add(name, 'exec {} -S -E {} {} {} "$@" <$log.stdin'.format(
+        programs.add(name, 'exec {} -S -E {} {} {} "$@" <$stdin'.format(
             sys.executable, os.path.join(HERE, "fake_cryptsetup.py"), sysfs.block, name))
 
 
@@ -545,7 +545,7 @@ def test_attach_forgets_activations_that_nobody_ended_before_anything_is_open(la
 
 def test_a_container_that_another_process_opens_meanwhile_is_taken_as_it_is(lab):
     made, disks = created(lab)
-    lab.programs.add("clevis", "cryptsetup open {} luks-{} <$log.stdin; printf key".format(
+    lab.programs.add("clevis", "cryptsetup open {} luks-{} <$stdin; printf key".format(
         disks[0], header.read(disks[0]).uuid))
     made.attach(SR)
     assert lab.mounted and lab.open_mappings() == ["dm-sdb"]

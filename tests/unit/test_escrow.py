@@ -55,7 +55,7 @@ def test_what_is_no_public_key_for_encryption_is_refused(programs, jwk, reason):
 
 
 def test_a_key_that_jose_refuses_is_told_without_the_recovery_key(programs):
-    programs.add("jose", "$helpers/cat $log.stdin >&2; exit 1")
+    programs.add("jose", "$helpers/cat $stdin >&2; exit 1")
     with pytest.raises(EscrowKeyInvalid, match="cannot encrypt") as refusal:
         escrow.seal(KEY, EC)
     assert KEY.decode() not in str(refusal.value)
@@ -71,7 +71,7 @@ def test_a_private_key_opens_over_stdin(programs):
 
 
 def test_another_private_key_does_not(programs):
-    programs.add("jose", "$helpers/cat $log.stdin >&2; exit 1")
+    programs.add("jose", "$helpers/cat $stdin >&2; exit 1")
     with pytest.raises(EscrowRefused) as refusal:
         escrow.unseal("h.k.i.t.g", dict(EC, d="secret"))
     assert refusal.value.__cause__ is None

@@ -57,7 +57,7 @@ class Lab:
         os.truncate(self.device, headers.PAYLOAD + 1024 * MIB)
         programs.add("clevis", "printf %s {}".format(BOUND.decode()))
         programs.add("udevadm")
-        programs.add("cryptsetup", 'exec {} -S -E {} {} "$@" <$log.stdin'.format(
+        programs.add("cryptsetup", 'exec {} -S -E {} {} "$@" <$stdin'.format(
             sys.executable, os.path.join(HERE, "fake_reencrypt.py"), folder))
 
     @property

@@ -241,7 +241,7 @@ def test_a_secret_of_4_kib_fits_into_the_pipe_without_a_reader():
     ("exit 0", None), ("exit 1", CommandFailed), ("exec $helpers/sleep 60", CommandTimeout)])
 def test_no_secret_reaches_a_log_or_an_error(programs, caplog, script, failure):
     caplog.set_level(logging.DEBUG, logger="luksext")
-    programs.add("tool", '$helpers/cat "$1"; $helpers/cat $log.stdin; ' + script)
+    programs.add("tool", '$helpers/cat "$1"; $helpers/cat $stdin; ' + script)
     text = ""
     with run.secret_pipe(b"piped-" + SECRET) as pipe:
         try:
