@@ -3,7 +3,7 @@
 import pytest
 
 import headers
-from luksext import begun, costs, header, rollback, trust
+from luksext import begun, costs, header, notes, rollback, trust
 from luksext.errors import (ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign,
                             RevokedKeyBack)
 from luksext.trust import Record
@@ -15,7 +15,7 @@ RECORD1 = RECORD._replace(volume_key=(b"k" * 20).hex())
 
 
 @pytest.fixture(autouse=True)
-def notes(tmp_path, programs, monkeypatch):
+def noted(tmp_path, programs, monkeypatch):
     monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
 
 
