@@ -18,7 +18,7 @@ import XenAPI
 import luksext_rows as rows
 import luksext_xapi
 from luksext import adopt as containers
-from luksext import devices, notes, state
+from luksext import devices, notes, state, trust
 from luksext.container import all_of
 from luksext.errors import AdoptionUnfinished, DeviceIsOurs, SrNotAdoptable
 from luksext.generation import Identity
@@ -140,13 +140,16 @@ def _noted(session, sr, disks, device_config):
     pbd = session.xenapi.PBD.get_record(record["PBDs"][0])
     lasting = [devices.lasting_name(disk.container.device) for disk in disks]
     recorded = json.dumps([disk.container.record for disk in disks])
+    given = dict(device_config, device=",".join(lasting))
+    # As its headers say: it goes on as it was.
+    if any(trust.DISCARDS in disk.container.header.flags for disk in disks):
+        given.setdefault("discard", "true")
     return {
         "luks_uuids": [disk.container.uuid for disk in disks],
         "devices": lasting,
         "sr": dict(rows.picked(record, _SR_FIELDS),
                    sm_config=dict(record["sm_config"], **{luksext_xapi.RECORDS: recorded})),
-        "pbd": {"device_config": dict(pbd["device_config"], **dict(device_config,
-                                                                   device=",".join(lasting))),
+        "pbd": {"device_config": dict(pbd["device_config"], **given),
                 "other_config": pbd["other_config"]},
         "vdis": {vdi["uuid"]: _noted_vdi(session, vdi) for vdi in vdis},
         "vbds": [_noted_vbd(session, vdi, vbd) for vdi in vdis for vbd in vdi["VBDs"]],

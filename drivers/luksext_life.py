@@ -126,7 +126,7 @@ class Life:
             self._driver.ext.detach(sr_uuid)
         for container in made:
             container.close()
-        luksext_xapi.record(self._session, self._ref, made)
+        luksext_xapi.record(self._session, self._ref, [container.record for container in made])
         if passphrase is not None:
             # The secret that the PBD names stays until the first attach can remove its name too.
             self._destroy_secrets(passphrase.decode("utf-8"), keep=self._secrets_in_use())
@@ -153,8 +153,9 @@ class Life:
             with self._working_inside(found):
                 self._driver.ext.attach(sr_uuid)
             undo.forget()
-        if [container.record for container in found] != sr.records:
-            luksext_xapi.record(self._session, self._ref, found)
+        now = [container.record for container in found]
+        if now != sr.records:
+            luksext_xapi.record(self._session, self._ref, now)
         self._note_disks(found)
         self._forget_recovery_secret()
         with run.within(UPKEEP_SECONDS):

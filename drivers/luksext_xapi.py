@@ -44,10 +44,9 @@ def records(sm_config):
     return found
 
 
-def record(session, sr_ref, containers):
-    """Notes what the containers of the SR are, to compare with at each attach."""
-    note(session, sr_ref, **{
-        RECORDS: json.dumps([container.record for container in containers])})
+def record(session, sr_ref, found):
+    """Notes the records `found` of the SR's containers, to compare with at each attach."""
+    note(session, sr_ref, **{RECORDS: json.dumps(found)})
 
 
 def follow(session, sr_ref, sr):
@@ -60,9 +59,11 @@ def follow(session, sr_ref, sr):
         if recorded is None or not (recorded.volume_key or begun.has_ended(
                 container.uuid, "", container.header.volume_key)):
             return
-        trust.check(container.device, recorded)
-    if [container.record for container in found] != sr.records:
-        record(session, sr_ref, found)
+        trust.check(container.device, recorded, sr.flags.discard)
+    now = [container.record._replace(payload_offset=recorded.payload_offset)
+           for container, recorded in zip(found, sr.records)]
+    if now != sr.records:
+        record(session, sr_ref, now)
 
 
 def repository_of(session, sr_ref, device_config):

@@ -99,14 +99,14 @@ class LuksContainer:
         Raises what `trust.check` does before anything is opened; UnlockRefused's children,
         MappingMismatch.
         """
-        return self._open(expected, lambda: self._unlock(flags))
+        return self._open(expected, flags.discard, lambda: self._unlock(flags))
 
     def open_by(self, slot: int, key: bytes, expected: Optional[Record], flags: Flags) -> bool:
         """As `open`, by a `key` that is known to open `slot` in the place of a binding."""
-        return self._open(expected, lambda: self._open_device(slot, key, flags))
+        return self._open(expected, flags.discard, lambda: self._open_device(slot, key, flags))
 
-    def _open(self, expected: Optional[Record], unlock: Callable[[], None]) -> bool:
-        trust.check(self.device, expected)
+    def _open(self, expected: Optional[Record], discard: bool, unlock: Callable[[], None]) -> bool:
+        trust.check(self.device, expected, discard)
         if self.mapping is not None:
             self._check_mapping()
             return False

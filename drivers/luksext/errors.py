@@ -292,8 +292,9 @@ class HeaderMismatch(LuksError):
         super().__init__(
             "{} is not the container of this SR: {} where {} is expected. It was not "
             "opened.".format(device, shown(found), expected),
-            "The disk was exchanged or its header changed. Compare `cryptsetup luksDump {}` with "
-            "`xe sr-param-get uuid=SR param-name=sm-config`.".format(device))
+            "The disk was exchanged or its header changed. Compare `cryptsetup luksDump {0}` with "
+            "`xe sr-param-get uuid=SR param-name=sm-config`; if it is the right disk, restore its "
+            "header: luksext header-restore --device={0}".format(device))
 
 
 class NotOurs(LuksError):

@@ -65,6 +65,8 @@ class Header(NamedTuple):
     ones for the new volume key. unbound: keyslots that open nothing (yet).
     marks: by keyslot, what tells its key from another that was in the slot before or comes later.
     excess: what it asks for before a key is tried, and no host should do; "" for nothing.
+    unusual: what in the layout of the data cryptsetup never writes, and could show others than
+    those that were encrypted; "" for nothing. flags: how LUKS2 is opened, whatever we ask for.
     """
 
     version: int
@@ -84,6 +86,8 @@ class Header(NamedTuple):
     unbound: List[int]
     marks: Dict[int, str]
     excess: str = ""
+    unusual: str = ""
+    flags: Tuple[str, ...] = ()
 
 
 def read(device: str) -> Header:
@@ -192,8 +196,9 @@ def _luks2_metadata(disk: Any, offset: int, magic: bytes) -> Optional[Tuple[byte
 def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
     try:
         metadata = untrusted.parse(text)
-        requirements = [str(requirement) for requirement in metadata.get("config", {}).get(
-            "requirements", {}).get("mandatory", [])]
+        config = metadata.get("config", {})
+        requirements = [str(requirement) for requirement in config.get("requirements", {}).get(
+            "mandatory", [])]
         segment, current, target = _data_segment(device, metadata, REENCRYPTION in requirements)
         stored = {number(name): slot for name, slot in metadata["keyslots"].items()
                   if slot["type"] != "reencrypt"}
@@ -215,7 +220,8 @@ def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
             unbound=sorted(unbound & set(stored)),
             marks={name: _mark(str(slot.get("kdf", {}).get("salt", "")).encode("utf-8"))
                    for name, slot in keyslots.items()},
-            excess=costs.excess_of_luks2(metadata))
+            excess=costs.excess_of_luks2(metadata), unusual=_unusual(metadata["segments"], segment),
+            flags=tuple(str(flag) for flag in config.get("flags", [])))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HeaderDamaged(device, "its metadata cannot be read ({!r})".format(error)) from error
 
@@ -233,6 +239,8 @@ def _data_segment(device: str, metadata: Any, reencrypting: bool) -> Any:
             raise HeaderDamaged(device, "it does not describe exactly one encrypted segment")
         if "integrity" in segments["0"]:
             raise HeaderDamaged(device, "its segment has an integrity layer, which ours never have")
+        if segments["0"].get("flags"):
+            raise HeaderDamaged(device, "its segment is part of a re-encryption that is none")
         return segments["0"], _digest_of(metadata, "0"), None
     flagged = {flag: number for number, segment in segments.items()
                for flag in segment.get("flags", [])}
@@ -256,6 +264,18 @@ def _check_encryption(device: str, segments: Any, final: Any) -> None:
     if {segment["type"] for segment in segments.values()} != {"linear", "crypt"} \
             or encrypted != {(final["encryption"], final["sector_size"])}:
         raise HeaderDamaged(device, "its encryption makes more than one kind of data")
+
+
+def _unusual(segments: Any, whole: Any) -> str:
+    """cryptsetup numbers the sectors of the data from their start, also in each part of them, and
+    has them fill the disk. With other numbers at another place, whatever somebody wrote there, in a
+    VM that had our key, would be decrypted as the start of the data."""
+    start = number(whole["offset"])
+    for name, segment in segments.items():
+        if segment["type"] == "crypt" \
+                and number(segment["offset"]) != start + SECTOR * number(segment["iv_tweak"]):
+            return "iv_tweak {} in segment {}".format(segment["iv_tweak"], name)
+    return "" if whole["size"] == "dynamic" else "size {}".format(whole["size"])
 
 
 def _digest_of(metadata: Any, segment: str) -> Any:

@@ -68,9 +68,11 @@ def _is_in_clear(line: List[str], device: str, offset: int, moved: int) -> bool:
 
 def _check_line(mapping: Mapping, line: List[str], cipher: str, device: str,
                 bases: Dict[str, int]) -> None:
-    start, target, *found = (line[i] if i < len(line) else "?" for i in (0, 2, 3, 6, 7))
+    start, target, *found = (line[i] if i < len(line) else "?" for i in (0, 2, 3, 5, 6, 7))
     disk = devices.number_of(device)
-    below = found[1] if found[1] in bases else disk
-    expected = [cipher, below, str(bases[below] + int(start if _START.match(start) else 0))]
+    below = found[2] if found[2] in bases else disk
+    place = int(start) if _START.match(start) else 0
+    # Sectors have the numbers that they have in the data (see `header`).
+    expected = [cipher, str(place), below, str(bases[below] + place)]
     if target != "crypt" or found != expected:
         raise MappingMismatch(mapping.name, " ".join(found), " ".join(expected))

@@ -14,33 +14,44 @@ from luksext.header import Header
 from luksext.configuration import CIPHERS
 
 
+# A persistent flag (cryptsetup(8), --persistent) that shows which blocks are free. The others only
+# change how fast it is.
+DISCARDS = "allow-discards"
+_HARMLESS = ("same-cpu-crypt", "submit-from-crypt-cpus", "no-read-workqueue", "no-write-workqueue",
+             "high_priority")
+
+
 class Record(NamedTuple):
     """What was noted of a container when it was made, to recognise it by.
 
     volume_key: as in `Header`, "" where it was not noted. A container to which others have a key
     has another: cryptsetup opens none whose volume key is not the one that its header tells of.
+    payload_offset: as in `Header`, 0 where it was not noted.
     """
 
     uuid: str
     cipher: str
     key_bits: int
     volume_key: str = ""
+    payload_offset: int = 0
 
 
 def record_of(found: Header) -> Record:
     """What to note of the container with the header `found`."""
-    return Record(found.uuid, found.cipher, found.key_bits, found.volume_key)
+    return Record(found.uuid, found.cipher, found.key_bits, found.volume_key,
+                  found.payload_offset)
 
 
-def check(device: str, expected: Optional[Record]) -> None:
+def check(device: str, expected: Optional[Record], discard: bool = False) -> None:
     """Raises an error that names the difference unless `device` has the container `expected`.
 
     expected: None where nothing is recorded; then it must be one of the kind that we make.
+    discard: whether discards may go through to the disk; the header must not have them do so else.
     Raises HeaderMismatch, ContainerReplaced, RevokedKeyBack, KeyCost, ReencryptionForeign;
     HeaderMissing, HeaderDamaged, DiskFails.
     """
     for found in header.copies(device):
-        _check_copy(device, found, expected)
+        _check_copy(device, found, expected, discard)
 
 
 def check_cost(device: str, found: Header) -> None:
@@ -49,7 +60,7 @@ def check_cost(device: str, found: Header) -> None:
         raise KeyCost(device, found.excess)
 
 
-def _check_copy(device: str, found: Header, expected: Optional[Record]) -> None:
+def _check_copy(device: str, found: Header, expected: Optional[Record], discard: bool) -> None:
     if expected is not None:
         _compare(device, "LUKS UUID", found.uuid, expected.uuid)
         _compare(device, "cipher", found.cipher, expected.cipher)
@@ -57,10 +68,17 @@ def _check_copy(device: str, found: Header, expected: Optional[Record]) -> None:
         if expected.volume_key and found.volume_key != expected.volume_key \
                 and not begun.has_ended(found.uuid, expected.volume_key, found.volume_key):
             raise ContainerReplaced(device)
+        if expected.payload_offset:
+            _compare(device, "payload offset", str(found.payload_offset),
+                     str(expected.payload_offset))
     _compare_ciphers(device, "cipher", found.cipher)
     for cipher in found.keyslot_ciphers:
         _compare_ciphers(device, "keyslot cipher", cipher)
     _compare(device, "sector size", str(found.sector_size), str(header.SECTOR))
+    if found.unusual:
+        raise HeaderMismatch(device, found.unusual, "a layout that cryptsetup makes")
+    odd = set(found.flags) - {*_HARMLESS, *([DISCARDS] if discard else [])}
+    _compare(device, "persistent flags", " ".join(sorted(odd)) or "none", "none")
     if found.reencryption is None:
         _compare(device, "requirements", " ".join(found.requirements) or "none", "none")
     elif not begun.is_ours(found):

@@ -136,6 +136,10 @@ LUKS2 = {
     "digest": (6241, "metadata['digests']['0']['iterations'] = 2 ** 32 - 1"),
     "null keyslot": (6222, "metadata['keyslots']['0']['area']['encryption'] = 'cipher_null-ecb'"),
     "null segment": (6222, "metadata['segments']['0']['encryption'] = 'cipher_null-ecb'"),
+    "shift": (6222, "metadata['segments']['0'].update(offset=str(20 * 2 ** 20), iv_tweak='8192')"),
+    "elsewhere": (6222, "metadata['segments']['0']['offset'] = str(20 * 2 ** 20)"),
+    "cut": (6222, "metadata['segments']['0']['size'] = str(2 ** 20)"),
+    "discards": (6222, "metadata['config']['flags'] = ['allow-discards']"),
     "terminal": (6222, "metadata['segments']['0']['encryption'] = 'aes\\33[2J\\n'"),
     "depth": (6221, "text = b'{\"a\":' * 2000"),
     "twice": (6221, "text = json.dumps(metadata).encode()[:-1] + b', \"tokens\": {}}'"),
@@ -146,7 +150,7 @@ LUKS2 = {
 
 
 # The others are for the fault campaign and `make storage-all`.
-OFTEN = ("memory", "null keyslot", "null segment", "twice")
+OFTEN = ("memory", "null keyslot", "null segment", "shift", "twice")
 
 
 @pytest.mark.parametrize("attack", [
@@ -166,6 +170,7 @@ LUKS1 = {
     "iterations of a keyslot": (6241, 208 + 4, struct.pack(">I", 2 ** 32 - 1)),
     "iterations of the volume key": (6241, 164, struct.pack(">I", 2 ** 32 - 1)),
     "stripes": (6241, 208 + 44, struct.pack(">I", 2 ** 31)),
+    "elsewhere": (6222, 104, struct.pack(">I", 40960)),
     "null cipher": (6222, 8, b"cipher_null".ljust(32, b"\0") + b"ecb".ljust(32, b"\0")),
 }
 

@@ -51,9 +51,12 @@ def binding_token(slot=0, jwe=JWE):
 
 
 def metadata(slots=(0,), tokens=None, cipher=CIPHER, keyslot_cipher=CIPHER, key_bytes=64,
-             requirements=None, sector_size=512, offset=PAYLOAD, volume_key="", **kdf):
+             requirements=None, sector_size=512, offset=PAYLOAD, iv_tweak=0, size="dynamic",
+             flags=None, volume_key="", **kdf):
     """The JSON part of a LUKS2 header, as an object. kdf: costs of all keyslots."""
     config = {"json_size": "12288", "keyslots_size": "16744448"}
+    if flags is not None:
+        config["flags"] = flags
     if requirements is not None:
         config["requirements"] = {"mandatory": requirements}
     return {
@@ -63,8 +66,9 @@ def metadata(slots=(0,), tokens=None, cipher=CIPHER, keyslot_cipher=CIPHER, key_
                      "encryption": keyslot_cipher, "key_size": 64}, "kdf": dict(kdf)}
             for slot in slots},
         "tokens": tokens if tokens is not None else {},
-        "segments": {"0": {"type": "crypt", "offset": str(offset), "size": "dynamic",
-                           "iv_tweak": "0", "encryption": cipher, "sector_size": sector_size}},
+        "segments": {"0": {"type": "crypt", "offset": str(offset), "size": size,
+                           "iv_tweak": str(iv_tweak), "encryption": cipher,
+                           "sector_size": sector_size}},
         "digests": {"0": {"type": "pbkdf2", "keyslots": [str(slot) for slot in slots],
                           "segments": ["0"], "iterations": 1000, "digest": volume_key}},
         "config": config}
@@ -116,7 +120,8 @@ def in_encryption(done):
     elif done < DATA - PAYLOAD:
         parts.append({"type": "linear", "offset": str(PAYLOAD), "size": str(DATA - PAYLOAD - done)})
     if done:
-        parts.append(dict(whole, offset=str(PAYLOAD + DATA - done), size=str(done)))
+        parts.append(dict(whole, offset=str(PAYLOAD + DATA - done), size=str(done),
+                          iv_tweak=str((DATA - done) // 512)))
     parts += [
         {"type": "linear", "offset": "0", "size": str(DATA), "flags": ["backup-previous"]},
         dict(whole, flags=["backup-final"]), dict(moved, flags=["backup-moved-segment"])]

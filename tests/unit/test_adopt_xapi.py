@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """luksext_adopt: what XAPI knew of an ext SR is known again of the luksext SR, whenever killed."""
 import json
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -31,7 +32,8 @@ class Container:
 
     def __init__(self):
         self.device, self.uuid = "/dev/sdb", headers.UUID
-        self.record = Record(headers.UUID, headers.CIPHER, 512, "volume key")
+        self.record = Record(headers.UUID, headers.CIPHER, 512, "volume key", 2 << 20)
+        self.header = SimpleNamespace(flags=())
         self.identity = None
         self.closed = 0
         self.busy = False
@@ -137,7 +139,7 @@ def expected(host):
     told = host.told()
     told["SR"][0]["type"] = "luksext"
     told["SR"][0]["sm_config"] = {"devserial": "", "luks_containers": json.dumps(
-        [[headers.UUID, headers.CIPHER, 512, "volume key"]])}
+        [[headers.UUID, headers.CIPHER, 512, "volume key", 2 << 20]])}
     told["PBD"][0]["device_config"] = {"device": "/dev/disk/by-id/x"}
     for vdi in told["VDI"]:
         # XAPI has no call for it.
@@ -146,6 +148,13 @@ def expected(host):
         vdi["managed"] = True
     told["VDI"].sort(key=in_order)
     return told
+
+
+@pytest.mark.parametrize("config, expected", [((), "true"), ({"discard": "false"}, "false")])
+def test_discards_that_its_headers_let_through_go_on(host, config, expected):
+    host.container.header.flags = ("allow-discards",)
+    luksext_adopt.adopt(host.xapi, host.this, headers.SR, PIN, device_config=config)
+    assert host.told()["PBD"][0]["device_config"]["discard"] == expected
 
 
 def test_everything_is_kept_but_the_type(host):

@@ -21,7 +21,7 @@ from luksext.header import read
 from luksext.options import Options
 from luksext.trust import Record
 
-RECORD = Record(headers.UUID, headers.CIPHER, 512)
+RECORD = Record(headers.UUID, headers.CIPHER, 512, "", headers.PAYLOAD)
 NAME = "luks-" + headers.UUID
 OTHER = "99999999-2222-4333-8444-555555555555"
 TABLE = "0 100 crypt aes-xts-plain64 :64:logon:k 0 8:16 32768"
@@ -233,15 +233,16 @@ def test_a_host_without_cryptsetup_says_so_before_clevis_runs(host, programs):
 
 
 @pytest.mark.parametrize("table, found", [
-    ("0 100 crypt aes-cbc-plain 0 0 8:16 32768", "aes-cbc-plain 8:16 32768"),
-    ("0 100 crypt aes-xts-plain64 0 0 8:32 32768", "aes-xts-plain64 8:32 32768"),
-    ("0 100 crypt aes-xts-plain64 0 0 8:16 0", "aes-xts-plain64 8:16 0"),
-    ("0 100 linear aes-xts-plain64 0 0 8:16 32768", "aes-xts-plain64 8:16 32768"),
-    ("0 100 linear 8:16 0", "8:16 [?] [?]"), ("", "[?] [?] [?]")])
+    ("0 100 crypt aes-cbc-plain 0 0 8:16 32768", "aes-cbc-plain 0 8:16 32768"),
+    ("0 100 crypt aes-xts-plain64 0 0 8:32 32768", "aes-xts-plain64 0 8:32 32768"),
+    ("0 100 crypt aes-xts-plain64 0 0 8:16 0", "aes-xts-plain64 0 8:16 0"),
+    ("0 100 crypt aes-xts-plain64 0 8 8:16 32768", "aes-xts-plain64 8 8:16 32768"),
+    ("0 100 linear aes-xts-plain64 0 0 8:16 32768", "aes-xts-plain64 0 8:16 32768"),
+    ("0 100 linear 8:16 0", "8:16 [?] [?] [?]"), ("", "[?] [?] [?] [?]")])
 def test_a_mapping_that_is_not_what_was_asked_for_is_closed_again(host, programs, table, found):
     programs.add("dmsetup", "echo '{}'".format(table))
     made = host.container()
-    with pytest.raises(MappingMismatch, match=found + " where aes-xts-plain64 8:16 32768"):
+    with pytest.raises(MappingMismatch, match=found + " where aes-xts-plain64 0 8:16 32768"):
         made.open(RECORD, Flags())
     assert made.mapping is None
 

@@ -292,7 +292,8 @@ def test_create_notes_what_the_containers_are(lab):
     made.create(SR, 0)
     found = header.read(disk)
     assert found.volume_key
-    assert records_of(made) == [[found.uuid, headers.CIPHER, 512, found.volume_key]]
+    assert records_of(made) == [
+        [found.uuid, headers.CIPHER, 512, found.volume_key, headers.PAYLOAD]]
 
 
 @pytest.mark.parametrize("step", ["create", "detach"])
@@ -602,14 +603,16 @@ def test_a_container_with_another_volume_key_is_not_opened(lab):
     assert lab.programs.order() == before
 
 
-def test_a_volume_key_that_was_not_recorded_yet_is_after_the_next_plug(lab):
+@pytest.mark.parametrize("known", [3, 4])
+def test_what_was_not_recorded_yet_is_after_the_next_plug(lab, known):
     made, _ = created(lab)
-    uuid, cipher, key_bits, volume_key = records_of(made)[0]
-    made.session.sm_config["luks_containers"] = json.dumps([[uuid, cipher, key_bits]])
+    recorded = records_of(made)
+    old = json.dumps([recorded[0][:known]])
+    made.session.sm_config["luks_containers"] = old
     made.check_sr(SR)
-    assert records_of(made) == [[uuid, cipher, key_bits]]
+    assert made.session.sm_config["luks_containers"] == old
     made.attach(SR)
-    assert records_of(made) == [[uuid, cipher, key_bits, volume_key]]
+    assert records_of(made) == recorded
 
 
 def test_a_volume_key_that_this_host_replaced_is_recorded_by_the_next_check(lab):
@@ -621,7 +624,7 @@ def test_a_volume_key_that_this_host_replaced_is_recorded_by_the_next_check(lab)
     assert records_of(made) == recorded
     begun.end(recorded[0][0], "new")
     made.check_sr(SR)
-    assert records_of(made) == [[*recorded[0][:3], "new"]]
+    assert records_of(made) == [[*recorded[0][:3], "new", headers.PAYLOAD]]
 
 
 def test_the_disks_are_found_when_their_names_changed(lab):

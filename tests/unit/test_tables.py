@@ -40,7 +40,7 @@ def test_one_line_is_as_the_header_says(check):
 
 @pytest.mark.parametrize("line", [
     "", "0", DONE.replace("crypt", "linear"), DONE.replace("8:16", "8:32"),
-    DONE.replace("xts", "cbc"), DONE.replace("32768", "0")])
+    DONE.replace("xts", "cbc"), DONE.replace("32768", "0"), DONE.replace("new 0", "new 4096")])
 def test_another_line_is_not(check, line):
     with pytest.raises(MappingMismatch):
         check(headers.metadata(), [line])
@@ -55,6 +55,8 @@ def test_in_reencryption_each_part_is_where_it_belongs(check, lines, overlay):
 
 @pytest.mark.parametrize("lines, overlay", [
     ([], []), ([DONE, LEFT.replace("163840", "163841")], []), ([OVERLAY], []),
+    ([DONE, LEFT.replace("old 131072", "old 0")], []),
+    ([OVERLAY], [DONE, HOT.replace("new 65536", "new 0"), LEFT]),
     ([OVERLAY.replace("254:2", "254:1")], [DONE]), ([OVERLAY + "1"], [DONE]), ([OVERLAY], [""]),
     ([OVERLAY], [DONE, HOT + "1", LEFT]),
     ([OVERLAY], [DONE, HOT, LEFT.replace("aes", "null")]),

@@ -9,8 +9,8 @@ from luksext.errors import (ContainerReplaced, HeaderMismatch, KeyCost, Reencryp
 from luksext.trust import Record
 
 OTHER = "99999999-2222-4333-8444-555555555555"
-RECORD = Record(headers.UUID, headers.CIPHER, 512, "dGhlIHZvbHVtZSBrZXk=")
-OLD_RECORD = RECORD._replace(volume_key="")
+RECORD = Record(headers.UUID, headers.CIPHER, 512, "dGhlIHZvbHVtZSBrZXk=", headers.PAYLOAD)
+OLD_RECORD = RECORD._replace(volume_key="", payload_offset=0)
 RECORD1 = RECORD._replace(volume_key=(b"k" * 20).hex())
 
 
@@ -44,12 +44,64 @@ def test_what_was_recorded_is_trusted(on_disk, content, record):
     (luks1(key_bytes=32), RECORD1, "key size 256 where 512"),
     (luks2(cipher="aes-cbc-plain64"), None, "aes-xts-plain64 or serpent-xts-plain64"),
     (luks2(sector_size=4096), RECORD, "sector size 4096 where 512"),
+    (luks2(offset=32 << 20), RECORD, "payload offset 33554432 where 16777216"),
+    (luks1(payload_sectors=4096), RECORD1, "payload offset 2097152 where 16777216"),
     (luks2(requirements=["online-reencrypt"]), RECORD, "requirements online-reencrypt where none")])
 def test_a_header_of_another_kind_is_named(on_disk, content, record, text):
     path = on_disk(content)
     with pytest.raises(HeaderMismatch, match=text) as refusal:
         trust.check(path, record)
     assert path in str(refusal.value)
+
+
+SHIFTED = luks2(offset=headers.PAYLOAD + 512 * 4096, iv_tweak=4096)
+
+
+@pytest.mark.parametrize("record", [RECORD._replace(payload_offset=0), None])
+@pytest.mark.parametrize("content, text", [
+    (SHIFTED, "iv_tweak 4096 in segment 0"), (luks2(iv_tweak=8), "iv_tweak 8 in segment 0"),
+    (luks2(size="1048576"), "size 1048576")])
+def test_data_are_shown_from_their_start_and_whole(on_disk, content, text, record):
+    with pytest.raises(HeaderMismatch, match=text + " where a layout that cryptsetup makes"):
+        trust.check(on_disk(content), record)
+
+
+def test_data_that_begin_elsewhere_are_known_by_their_record(on_disk):
+    for content, record in ((luks2(offset=4 << 20), RECORD),
+                            (luks1(payload_sectors=4096), RECORD1)):
+        path = on_disk(content)
+        offset = header.read(path).payload_offset
+        for known in (offset, 0):
+            trust.check(path, record._replace(payload_offset=known))
+        trust.check(path, None)
+        assert trust.record_of(header.read(path)).payload_offset == offset
+
+
+@pytest.mark.parametrize("change", [{"iv_tweak": "0"}, {"iv_tweak": "131073"}])
+@pytest.mark.parametrize("make", [
+    lambda: headers.in_reencryption(64 << 20, 0), lambda: headers.in_encryption(64 << 20)])
+def test_in_reencryption_each_part_has_its_numbers(on_disk, make, change):
+    content = make()
+    before = header.read(on_disk(headers.luks2(content)))
+    assert before.unusual == ""
+    begun.save(headers.UUID, begun.Begun("", before.volume_key, "", []))
+    trust.check(on_disk(headers.luks2(content)), None)
+    part = next(segment for segment in content["segments"].values()
+                if segment.get("iv_tweak", "0") != "0")
+    part.update(change)
+    with pytest.raises(HeaderMismatch, match="iv_tweak"):
+        trust.check(on_disk(headers.luks2(content)), None)
+
+
+def test_a_header_does_not_say_how_it_is_opened(on_disk):
+    path = on_disk(luks2(flags=["no-read-workqueue", "allow-discards"]))
+    with pytest.raises(HeaderMismatch, match="persistent flags allow-discards where none"):
+        trust.check(path, RECORD)
+    trust.check(path, RECORD, discard=True)
+    trust.check(on_disk(luks2(flags=["no-read-workqueue"])), RECORD)
+    for flags in (["what-is-to-come"], [["allow-discards"]]):
+        with pytest.raises(HeaderMismatch, match="persistent flags"):
+            trust.check(on_disk(luks2(flags=flags)), RECORD, discard=True)
 
 
 NULL = ("cipher_null-ecb", "cipher_null", "null", "capi:ecb(cipher_null)-plain64", "aes-ecb")
