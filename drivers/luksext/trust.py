@@ -78,7 +78,9 @@ def _check_copy(device: str, found: Header, expected: Optional[Record], discard:
     if found.unusual:
         raise HeaderMismatch(device, found.unusual, "a layout that cryptsetup makes")
     odd = set(found.flags) - {*_HARMLESS, *([DISCARDS] if discard else [])}
-    _compare(device, "persistent flags", " ".join(sorted(odd)) or "none", "none")
+    if odd:
+        raise HeaderMismatch(device, "persistent flags " + " ".join(sorted(odd)),
+                             "none (device-config:discard=true allows {})".format(DISCARDS))
     if found.reencryption is None:
         _compare(device, "requirements", " ".join(found.requirements) or "none", "none")
     elif not begun.is_ours(found):
