@@ -13,14 +13,15 @@ import contextlib
 import json
 import os
 import uuid as uuids
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from luksext import (begun, clevis, contents, cryptsetup, devices, header, keys, lvm, shrink,
                      state)
 from luksext.begun import Begun
 from luksext.clevis import Pin
 from luksext.cryptsetup import PAYLOAD_SECTORS, Format
-from luksext.errors import DeviceNotEmpty, InPlaceBegun, InPlaceImpossible
+from luksext.errors import (CommandFailed, DeviceNotEmpty, HeaderDamaged, InPlaceBegun,
+                            InPlaceImpossible)
 from luksext.generation import SUBSYSTEM, Identity, now
 from luksext.options import Options, flags_as_given
 from luksext.run import require
@@ -29,6 +30,9 @@ from luksext.run import require
 _SINCE = (2, 4, 3)
 
 _NOTE = "in-place"
+# What was noted as given before only what is no default was.
+_DEFAULT = "discard=false"
+
 _START_BYTES = PAYLOAD_SECTORS * header.SECTOR
 _SLOT = 0
 
@@ -41,13 +45,34 @@ class _Disk(NamedTuple):
     wanted: Format
 
     @property
-    def is_container(self) -> bool:
+    def made(self) -> Optional[header.Header]:
+        """The header of the container, once it is there."""
         found = header.find(self.path)
-        return found is not None and found.uuid == self.wanted.uuid
+        return found if found is not None and found.uuid == self.wanted.uuid else None
+
+    @property
+    def is_container(self) -> bool:
+        return self.made is not None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something may be encrypted already: what was kept is of no use any more."""
+        found = self.made
+        return found is not None and (found.reencryption is None or found.reencryption.done != 0)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the file is there; then it is whole."""
+        return os.path.exists(self.kept)
 
     @property
     def is_begun(self) -> bool:
-        return self.is_container or os.path.exists(self.kept)
+        return self.is_container or self.is_kept
+
+    def is_opened_by(self, key: bytes) -> bool:
+        """Whether it is a container that is whole: a power cut may leave a header that reads well,
+        and a keyslot of which a part is missing."""
+        return self.is_container and cryptsetup.opens(self.path, None, key)
 
 
 def check(sr_uuid: str, paths: List[str], pin: Pin) -> None:
@@ -84,7 +109,7 @@ def begin(sr_uuid: str, paths: List[str], options: Options) -> None:
         group = lvm.GROUP_PREFIX + sr_uuid
         shrink.shrink(group, sr_uuid, 2 * _START_BYTES)
         lvm.deactivate_all(group)
-    elif note["given"] != _given(options):
+    elif set(note["given"]) - {_DEFAULT} != set(_given(options)):
         raise InPlaceBegun(sr_uuid, note["given"])
     key = clevis.unseal(note["jwe"])
     for disk in disks:
@@ -135,18 +160,25 @@ def _disks(sr_uuid: str, note: Dict[str, Any]) -> List[_Disk]:
 
 
 def _make_container(disk: _Disk, key: bytes, jwe: str) -> None:
-    """The start of the disk is kept on this host until the container is there: the only moment in
-    which a power cut could lose something."""
-    if not disk.is_container:
-        if os.path.exists(disk.kept):
-            _put_back(disk)
-        else:
-            with open(disk.path, "rb") as device:
-                state.write(disk.kept, device.read(_START_BYTES))
-        begun.save(disk.wanted.uuid, Begun(now(), "", "", [], jwe))
-        cryptsetup.encrypt_init(disk.path, disk.wanted, _SLOT, key)
+    """The start of the disk is kept on this host until the key opens the container: the only moment
+    in which a power cut could lose something."""
+    spent = disk.kept + "-spent"
+    if disk.is_kept or not disk.is_container:
+        if not disk.is_opened_by(key):
+            if disk.is_kept:
+                _put_back(disk)
+            else:
+                with open(disk.path, "rb") as device:
+                    state.write(disk.kept, device.read(_START_BYTES))
+            begun.save(disk.wanted.uuid, Begun(now(), "", "", [], jwe))
+            cryptsetup.encrypt_init(disk.path, disk.wanted, _SLOT, key)
+            if not disk.is_opened_by(key):
+                raise CommandFailed("cryptsetup reencrypt --encrypt --init-only " + disk.path, 0,
+                                    "the key does not open what it made")
+        # What has its name is whole: a kill while it is overwritten leaves it under another.
+        os.rename(disk.kept, spent)
     with contextlib.suppress(FileNotFoundError):
-        state.destroy(disk.kept)
+        state.destroy(spent)
 
 
 def _put_back(disk: _Disk) -> None:
@@ -154,6 +186,8 @@ def _put_back(disk: _Disk) -> None:
     foreign = set(contents.kinds(disk.path)) - {"LVM2_member", "crypto_LUKS"}
     if foreign:
         raise DeviceNotEmpty(disk.path, sorted(foreign))
+    if disk.has_begun:
+        raise HeaderDamaged(disk.path, "no keyslot opens, and some of its data are encrypted")
     with open(disk.kept, "rb") as file, open(disk.path, "r+b") as device:
         device.write(file.read())
         device.flush()

@@ -10,8 +10,9 @@ from fake_luks import every_cut
 from luksext import begun, clevis, header, inplace, keys, keyslots, notes, options, reencrypt, state
 from luksext.begun import Begun
 from luksext.clevis import Pin
-from luksext.errors import (DeviceNotEmpty, InPlaceBegun, InPlaceImpossible, LuksError, NoBinding,
-                            NoRoom, ToolMissing, TpmRefuses)
+from luksext.errors import (CommandFailed, DeviceNotEmpty, HeaderDamaged, InPlaceBegun,
+                            InPlaceImpossible, LuksError, NoBinding, NoRoom, ToolMissing,
+                            TpmRefuses)
 
 SR = headers.SR
 START = bytes(range(256)) * 4096
@@ -31,6 +32,7 @@ class Host:
         self.signatures = ["LVM2_member"]
         self.steps, self.kill_at = 0, None
         self.keys = []
+        self.opening = {}
         self.refresh()
 
     def refresh(self):
@@ -61,8 +63,16 @@ class Host:
                                 subsystem=wanted.subsystem)
         with open(path, "r+b") as disk:
             disk.write(content)
-        self.keys.append(key)
         self.step()
+        self.keys.append(key)
+        self.opening[path] = key
+        self.step()
+
+    def opens(self, path, slot, key):
+        """Not before the keyslot is whole, which lies behind all that the header says of it."""
+        self.step()
+        assert slot is None
+        return self.opening.get(path) == key
 
     def start(self, path):
         with open(path, "rb") as disk:
@@ -76,6 +86,7 @@ def host(monkeypatch, tmp_path):
     monkeypatch.setattr(inplace.shrink, "shrink", made.shrink)
     monkeypatch.setattr(inplace.lvm, "deactivate_all", lambda group: made.step())
     monkeypatch.setattr(inplace.cryptsetup, "encrypt_init", made.encrypt_init)
+    monkeypatch.setattr(inplace.cryptsetup, "opens", made.opens)
     monkeypatch.setattr(inplace.cryptsetup, "version", lambda: (2, 6, 1))
     monkeypatch.setattr(inplace.contents, "kinds", lambda path: made.signatures)
     monkeypatch.setattr(inplace.devices, "logical_block_size", lambda path: 512)
@@ -110,6 +121,7 @@ def check(host, key):
         assert begun.is_ours(found)
         assert begun.load(found.uuid).jwe == "sealed " + key
     assert set(host.keys) == {key.encode()}
+    assert set(host.opening) == set(host.paths)
     kept = [name for name in os.listdir(state.Store(SR).folder) if name.startswith("start")]
     assert kept == []
 
@@ -134,7 +146,7 @@ def cut_short(host, number):
     host.kill_at = None
     inplace.end(SR)
     host.refresh()
-    host.steps, host.kill_at, host.keys = 0, number, []
+    host.steps, host.kill_at, host.keys, host.opening = 0, number, [], {}
     with pytest.raises(Killed):
         begin(host)
     host.kill_at = None
@@ -149,6 +161,70 @@ def test_killed_at_any_moment_the_next_call_goes_on_with_nothing_lost(host):
     for number in moments(host):
         cut_short(host, number)
         check(host, begin(host))
+
+
+def kept(host):
+    """Writes the start of the first disk to where it is kept, as it was before."""
+    path = os.path.join(state.Store(SR).folder, "start-0")
+    with open(path, "wb") as file:
+        file.write(START)
+    return path
+
+
+def test_a_start_that_was_being_destroyed_is_never_put_back(host, monkeypatch):
+    """A kill in the middle leaves zeros of it; the key may open nothing for another reason."""
+    def destroy(path):
+        with open(path, "wb") as file:
+            file.write(bytes(len(START)))
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "destroy", destroy)
+        with pytest.raises(Killed):
+            begin(host)
+    before = host.start(host.paths[0])
+    monkeypatch.setattr(inplace.cryptsetup, "opens", lambda path, slot, key: path != host.paths[0])
+    begin(host)
+    assert host.start(host.paths[0]) == before
+    assert os.listdir(state.Store(SR).folder) == ["in-place.json"]
+
+
+@pytest.mark.parametrize("done", [4096 * 4096, None], ids=["in part", "all"])
+def test_a_start_is_not_put_back_over_what_is_encrypted(host, done):
+    begin(host)
+    path = kept(host)
+    uuid = header.read(host.paths[0]).uuid
+    with open(host.paths[0], "r+b") as disk:
+        disk.write(headers.luks2(headers.in_encryption(done), uuid=uuid))
+    before = host.start(host.paths[0])
+    host.opening = {}
+    with pytest.raises(HeaderDamaged):
+        begin(host)
+    assert host.start(host.paths[0]) == before
+    assert os.path.exists(path)
+
+
+def test_what_the_key_does_not_open_afterwards_keeps_the_start(host, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(inplace.cryptsetup, "opens", lambda path, slot, key: False)
+        with pytest.raises(CommandFailed):
+            begin(host)
+    check(host, begin(host))
+
+
+@pytest.mark.parametrize("given", [{}, {"discard": "true", "workqueues": "false"}])
+def test_a_call_with_the_same_options_is_known_again(host, given):
+    wanted = options.parse(dict({"device": "/dev/disk"}, **given))
+    key = begin(host, wanted)
+    assert begin(host, wanted) == key
+    store = state.Store(SR)
+    note = store.load("in-place")
+    if not given:
+        # As it was noted once, whether it was typed or not.
+        store.save("in-place", dict(note, given=[*note["given"], "discard=false"]))
+        assert begin(host, wanted) == key
+    with pytest.raises(InPlaceBegun):
+        begin(host, options.parse({"device": "/dev/disk", "discard": "true"}))
 
 
 OTHERS = [{"pin": "null"}, {"pin-config": '{"pcr_ids":"7"}'}, {"cipher": "serpent-xts-plain64"},
