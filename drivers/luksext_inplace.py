@@ -16,7 +16,8 @@ def encrypt(session, host, sr_uuid, device_config):
 
     device_config: as for `xe sr-create type=luksext`, without `device`.
 
-    Returns what was done, with the recovery key that opens all disks. Raises SrNotAdoptable,
+    Returns what was done, with the recovery key that opens all disks; a call tells it again until
+    the data are encrypted, and other keys can be made. Raises SrNotAdoptable,
     InPlaceImpossible, NoRoom, OptionInvalid, UnlockRefused's children with no data changed;
     AdoptionUnfinished, XenAPI.Failure.
     """
@@ -27,7 +28,8 @@ def encrypt(session, host, sr_uuid, device_config):
             raise SrNotAdoptable(
                 "The SR {} of this host is no ext SR, and no encryption of it was begun.".format(
                     sr_uuid),
-                "List the ext SRs with: xe sr-list type=ext")
+                "List the ext SRs with: xe sr-list type=ext ; if it is encrypted, and its recovery "
+                "key was lost, make another: luksext recovery-add --sr-uuid={}".format(sr_uuid))
         wanted = _options(sr_uuid, device_config)
         if is_ext:
             inplace.begin(sr_uuid, _unplugged(session, host, sr, sr_uuid, wanted), wanted)
@@ -36,12 +38,12 @@ def encrypt(session, host, sr_uuid, device_config):
         done = {"sr_uuid": sr_uuid}
         if is_ext or luksext_adopt.is_begun(sr_uuid):
             done = luksext_adopt.adopt(session, host, sr_uuid, wanted.pin, device_config=flags)
-        inplace.end(sr_uuid)
         return dict(
             done, recovery_key=recovery_key,
-            next="Write the recovery key down: it is not shown again. The data are being encrypted "
-                 "while the SR is in use: see how far it is with `luksext reencrypt-status "
-                 "--sr-uuid={}`.".format(sr_uuid))
+            next="Write the recovery key down: it is not shown again once the data are encrypted, "
+                 "which they are while the SR is in use. See how far that is with `luksext "
+                 "reencrypt-status --sr-uuid={}`; then prove that you have the key: luksext "
+                 "recovery-confirm --sr-uuid={}".format(sr_uuid, sr_uuid))
 
 
 def _options(sr_uuid, device_config):

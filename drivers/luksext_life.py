@@ -207,7 +207,7 @@ class Life:
                 disk.erase()
             elif not isinstance(disk, HeaderMissing):
                 raise disk
-        _upkeep().forget(self._records())
+        _upkeep().forget(sr_uuid, self._records())
 
     def is_emptied(self):
         """Whether nothing is left to scan."""

@@ -7,7 +7,7 @@ import contextlib
 import time
 
 import luksext_xapi
-from luksext import backup, bindings, health, reencrypt, started, state, status
+from luksext import backup, bindings, health, notes, reencrypt, started, state, status
 from luksext.run import log
 
 
@@ -29,6 +29,7 @@ def after_unlock(session, sr_ref, sr):
         with only_logged("cannot back up the header"):
             if changed or not backup.list_of(container.uuid):
                 backup.create(container.refreshed(), "plug")
+    _end_in_place(sr)
     if changed:
         with only_logged("cannot show the state of the SR"):
             luksext_xapi.publish(session, sr_ref, status.of(sr.refreshed()))
@@ -42,17 +43,29 @@ def check(session, sr_ref, sr):
         with only_logged("cannot prove the bindings of " + container.device):
             if health.due(container, time.time()):
                 health.prove(container)
+    _end_in_place(sr)
     with only_logged("cannot note the volume keys of the SR"):
         luksext_xapi.follow(session, sr_ref, sr)
     with only_logged("cannot show the state of the SR"):
         luksext_xapi.publish(session, sr_ref, status.of(sr))
 
 
-def forget(records):
-    """Destroys what this host keeps of containers that were erased: header backups above all."""
-    for record in records:
-        with only_logged("cannot destroy the header backups of " + record.uuid):
-            state.forget(record.uuid)
+def _end_in_place(sr):
+    """The recovery key of an encryption in place is told as long as no other can be made."""
+    if not state.Store(sr.uuid).load(notes.IN_PLACE):
+        return
+    # Loaded here, since few SRs were encrypted a moment ago.
+    from luksext import inplace
+    with only_logged("cannot forget the recovery key of the SR"):
+        inplace.end(sr.uuid, sr.refreshed().containers)
+
+
+def forget(sr_uuid, records):
+    """Destroys what this host keeps of an SR and its containers that were erased: header backups
+    above all."""
+    for uuid in [sr_uuid, *(record.uuid for record in records)]:
+        with only_logged("cannot destroy the header backups of " + uuid):
+            state.forget(uuid)
 
 
 @contextlib.contextmanager

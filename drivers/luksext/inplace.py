@@ -13,12 +13,13 @@ import contextlib
 import json
 import os
 import uuid as uuids
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
-from luksext import (begun, clevis, contents, cryptsetup, devices, header, keys, lvm, shrink,
-                     state)
+from luksext import (begun, clevis, contents, cryptsetup, devices, header, keys, keyslots, lvm,
+                     notes, shrink, state)
 from luksext.begun import Begun
 from luksext.clevis import Pin
+from luksext.container import LuksContainer
 from luksext.cryptsetup import PAYLOAD_SECTORS, Format
 from luksext.errors import (CommandFailed, DeviceNotEmpty, HeaderDamaged, InPlaceBegun,
                             InPlaceImpossible)
@@ -29,7 +30,7 @@ from luksext.run import require
 # Before, whoever had the disk in hand could feign an encryption (CVE-2021-4122).
 _SINCE = (2, 4, 3)
 
-_NOTE = "in-place"
+_NOTE = notes.IN_PLACE
 # What was noted as given before only what is no default was.
 _DEFAULT = "discard=false"
 
@@ -117,17 +118,27 @@ def begin(sr_uuid: str, paths: List[str], options: Options) -> None:
 
 
 def recovery_key(sr_uuid: str) -> str:
-    """That of an SR whose disks are containers, until `end`. Raises UnlockRefused's children."""
+    """That of an SR whose disks are containers. Raises UnlockRefused's children."""
     return clevis.unseal(state.Store(sr_uuid).load(_NOTE)["jwe"]).decode("ascii")
 
 
-def end(sr_uuid: str) -> None:
-    """Forgets what `begin` noted, once the recovery key was handed out."""
-    state.forget(sr_uuid)
+def end(sr_uuid: str, disks: Iterable[LuksContainer]) -> None:
+    """Forgets what `begin` noted, once the encryption of all `disks` of the SR is at its end.
+
+    Before, no other recovery key can be made: whoever lost the answer that told this one has to be
+    told again. Afterwards nobody must have it by unsealing it, whatever the SR is bound to then.
+    """
+    if all(map(_is_at_its_end, disks)):
+        state.forget(sr_uuid)
+
+
+def _is_at_its_end(disk: LuksContainer) -> bool:
+    return disk.header.reencryption is None and begun.load(disk.uuid) is None and any(
+        slot.role == "recovery" for slot in keyslots.slots(disk))
 
 
 def is_begun(sr_uuid: str) -> bool:
-    """Whether `begin` was called for the SR, and `end` not yet."""
+    """Whether `begin` was called for the SR, and nothing has ended it yet."""
     return bool(state.Store(sr_uuid).load(_NOTE))
 
 

@@ -9,6 +9,9 @@ FOLDER = "/var/lib/luksext"
 # In the notes of an SR's first container, while the adoption of the SR is under way.
 ADOPTION = "adoption"
 
+# In the notes of an SR that is encrypted where it is, until its data are.
+IN_PLACE = "in-place"
+
 
 def path(folder: str, name: str) -> str:
     """Of the note `name` of a container, whose notes are in `folder`."""

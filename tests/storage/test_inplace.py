@@ -90,12 +90,16 @@ def test_data_stay_and_all_of_them_are_encrypted_while_in_use(plain: Sr) -> None
     assert caught.value.code == 6285
     assert plain.host.xe("sr-param-get", uuid=plain.uuid, param_name="type") == "ext"
     key = encrypt(plain)["recovery_key"]
+    assert encrypt(plain)["recovery_key"] == key
     whole(plain, content)
     until(plain, at_work)
     plain.host.write_vdi(content.vdi, DATA)
     until(plain, ended)
     sound(plain, content)
     plain.host.sh(f"cryptsetup open --test-passphrase {plain.device}", input=key)
+    with pytest.raises(XeError) as caught:
+        encrypt(plain)
+    assert caught.value.code == 6271
     plain.destroy_with_vdis()
 
 

@@ -132,8 +132,6 @@ def test_each_disk_becomes_a_container_that_one_recovery_key_opens(host):
     assert len(host.keys) == 2
     check(host, key)
     assert inplace.is_begun(SR)
-    inplace.end(SR)
-    assert not inplace.is_begun(SR)
 
 
 def test_called_again_it_tells_the_key_again_and_changes_nothing(host):
@@ -144,7 +142,7 @@ def test_called_again_it_tells_the_key_again_and_changes_nothing(host):
 def cut_short(host, number):
     """A fresh SR, whose encryption is killed at the moment of that number."""
     host.kill_at = None
-    inplace.end(SR)
+    state.forget(SR)
     host.refresh()
     host.steps, host.kill_at, host.keys, host.opening = 0, number, [], {}
     with pytest.raises(Killed):
@@ -334,6 +332,23 @@ def test_at_the_end_the_recovery_key_gets_its_note_and_the_binding_a_key_of_its_
     assert clevis.describe(binding.jwe).config["pcr_ids"] == "7"
     assert encrypted.keys[1] == encrypted.sealed[binding.jwe] != encrypted.key
     assert begun.load(headers.UUID) is None
+
+
+@pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
+def test_the_recovery_key_is_told_until_all_disks_are_at_their_end(encrypted):
+    """Until then no other can be made; later, who can unseal it must not have it."""
+    state.Store(SR).save("in-place", {"jwe": begun.load(headers.UUID).jwe})
+    inplace.end(SR, [encrypted.container()])
+    assert inplace.recovery_key(SR).encode() == encrypted.key
+    # A note that was lost does not tell that all is done.
+    begun.forget(headers.UUID)
+    inplace.end(SR, [encrypted.container()])
+    assert inplace.is_begun(SR)
+    encrypted.prepare()
+    reencrypt.settle(encrypted.container())
+    inplace.end(SR, [encrypted.container()])
+    assert not inplace.is_begun(SR)
+    assert not os.path.exists(state.Store(SR).folder)
 
 
 @pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
