@@ -42,8 +42,8 @@ class Prediction(NamedTuple):
     reason: str
 
 
-# What is said of a policy, given the values that its PCRs have now.
-_Judge = Callable[[Policy, Values], Prediction]
+# What is said of a policy.
+_Judge = Callable[[Policy], Prediction]
 
 
 class _Next(NamedTuple):
@@ -104,7 +104,7 @@ def _of_tpm2(pin: Pin, judge: _Judge) -> Prediction:
         policy = pcrs.policy_of(pin)
         if policy is None:
             return Prediction(OK, "It does not depend on PCRs.")
-        return judge(policy, pcrs.read(policy.bank, policy.numbers))
+        return judge(policy)
     except (pcrs.PolicyUnknown, LuksError, _Unknown) as error:
         return _unpredictable(error)
 
@@ -115,30 +115,51 @@ def _unpredictable(error: Exception) -> Prediction:
     return Prediction(UNPREDICTABLE, "The next boot cannot be predicted: {}.".format(error))
 
 
-def _now(policy: Policy, now: Values) -> Prediction:
-    fulfilled = pcrs.policy_digest(policy, now) == policy.digest
-    return Prediction(OK if fulfilled else BREAKS, "")
+def _now(policy: Policy) -> Prediction:
+    return Prediction(OK if _fits(policy, _values(policy)) else BREAKS, "")
 
 
-def _at_next_boot(policy: Policy, now: Values) -> Prediction:
+def _fits(policy: Policy, values: Values) -> bool:
+    return pcrs.policy_digest(policy, values) == policy.digest
+
+
+def _values(policy: Policy) -> Values:
+    """Those of the PCRs now; some hosts need a program to tell them."""
+    return pcrs.read(policy.bank, policy.numbers)
+
+
+def _at_next_boot(policy: Policy) -> Prediction:
     try:
-        return _compared(policy, now, _next_values(policy, now))
+        events = _events()
+        now = _values(policy)
+        return _compared(policy, now, _next_values(events, policy, now))
     except _Unknown:
         changed = started.changed()
-        if 7 in policy.numbers and changed and _now(policy, now).state == OK:
+        if 7 in policy.numbers and changed and _fits(policy, _values(policy)):
             return _breaks(["7"], _changed(changed))
         raise
+
+
+def _events() -> List[Event]:
+    """Of this boot. Raises _Unknown where this host shows too little to tell of any PCR."""
+    try:
+        events = eventlog.read()
+    except LogDamaged as error:
+        raise _Unknown("the firmware's event log is not usable, {}".format(error)) from error
+    if not efivars.available():
+        raise _Unknown("the firmware's variables are not readable (efivarfs)")
+    return events
 
 
 def _compared(policy: Policy, now: Values, after: Dict[int, _Next]) -> Prediction:
     """The values of the PCRs at the next boot, and the policy. Raises _Unknown."""
     values = {pcr: known.value for pcr, known in after.items() if known.value is not None}
     changed = [str(pcr) for pcr in policy.numbers if after[pcr].changes]
-    if len(values) == len(after) and pcrs.policy_digest(policy, values) == policy.digest:
+    if len(values) == len(after) and _fits(policy, values):
         return Prediction(OK, "PCRs {} will be as the key is sealed to.".format(
             ",".join(map(str, policy.numbers))))
     # With some values unknown, only a key that fits now tells what they would have to be.
-    if changed and _now(policy, now).state == OK:
+    if changed and _fits(policy, now):
         return _breaks(changed, after[int(changed[0])].reason)
     if len(values) == len(after):
         return Prediction(BREAKS, "PCRs {} have other values than the key is sealed to, also after "
@@ -155,14 +176,8 @@ def _changed(names: List[str]) -> str:
     return "the firmware's variable {} was changed".format(", ".join(names))
 
 
-def _next_values(policy: Policy, now: Values) -> Dict[int, _Next]:
+def _next_values(events: List[Event], policy: Policy, now: Values) -> Dict[int, _Next]:
     """The PCRs of a policy at the next boot. Raises _Unknown where nothing can be told of any."""
-    try:
-        events = eventlog.read()
-    except LogDamaged as error:
-        raise _Unknown("the firmware's event log is not usable, {}".format(error)) from error
-    if not efivars.available():
-        raise _Unknown("the firmware's variables are not readable (efivarfs)")
     try:
         return {pcr: _next_value(events, pcr, policy.bank, now[pcr]) for pcr in policy.numbers}
     except OSError as error:

@@ -293,6 +293,24 @@ def test_without_a_log_nothing_is_predicted(firmware):
     assert predict.current(pin) is True
 
 
+@pytest.mark.parametrize("hide", [
+    lambda firmware, patch: firmware.log.unlink(),
+    lambda firmware, patch: patch.setattr(efivars, "FOLDER", "/nowhere")],
+    ids=["log", "variables"])
+def test_no_program_is_run_for_what_cannot_be_predicted(firmware, programs, monkeypatch, tmp_path,
+                                                        hide):
+    """Every ten minutes, of each binding, on hosts whose kernel does not show the PCRs itself."""
+    pin = firmware.seal(7)
+    programs.add("tpm2_pcrread", "printf '    7 : 0x00\n'")
+    monkeypatch.setattr(pcrs, "_SYSFS", str(tmp_path / "none"))
+    started.note()
+    hide(firmware, monkeypatch)
+    assert predict.predict(pin).state == UNPREDICTABLE
+    assert programs.order() == []
+    assert predict.current(pin) is False
+    assert len(programs.calls("tpm2_pcrread")) == 1
+
+
 @pytest.mark.parametrize("name, guid", eventlogs.SECURE_BOOT)
 def test_without_a_log_a_variable_that_changed_since_the_start_is_told(firmware, name, guid):
     firmware.log.unlink()
