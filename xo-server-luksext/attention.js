@@ -14,7 +14,6 @@ const ALERTS = {
   'LUKS-W007': 'unknown keyslot',
   'LUKS-W008': 'disks differ in their keys',
   'LUKS-W009': 're-encryption unfinished',
-  'LUKS-W010': 'only one way in',
   'LUKS-W011': 'binding cannot be tried',
   'LUKS-W012': 'disk missing or unreadable',
 }

@@ -2,7 +2,7 @@
 """The alerts: what needs the administrator's attention although everything works.
 
 Each has a stable code, under which XAPI gets a message about the SR; `luksext explain CODE` tells
-the rest. In the texts, SR_UUID stands for the SR's UUID.
+the rest. In the texts, SR_UUID stands for the SR's UUID. LUKS-W010 is not given again.
 """
 from typing import Dict, NamedTuple, Union
 
@@ -50,8 +50,8 @@ _ALL = (
           "is overwritten, the keys that came since are lost, or all data.",
           "Back it up: luksext header-backup --sr-uuid=SR_UUID", 3),
     Alert("LUKS-W006", "bindings suspended",
-          "The SR is suspended for a firmware update: until its next plug, or until that is ended, "
-          "it opens on this host whatever its PCRs are.",
+          "The SR is suspended for a firmware update: until its next plug, or until its hours are "
+          "over, it opens on this host whatever its PCRs are.",
           "Restart the host, which ends it, or end it now: luksext resume --sr-uuid=SR_UUID", 4),
     Alert("LUKS-W007", "unknown keyslot",
           "A disk of the SR has a keyslot of which nothing is known: somebody has a key that was "
@@ -69,9 +69,6 @@ _ALL = (
           "have the old volume key.",
           "See how far it is, and let it go on: luksext reencrypt-status --sr-uuid=SR_UUID ; "
           "luksext reencrypt-resume --sr-uuid=SR_UUID", 3),
-    Alert("LUKS-W010", "only one way in",
-          "A disk of the SR has one keyslot only: if that fails, its data are lost.",
-          "Add a recovery key: luksext recovery-add --sr-uuid=SR_UUID", 1),
     Alert("LUKS-W011", "binding cannot be tried",
           "A binding of the SR could not be tried: the TPM is locked out or does not answer, or "
           "the tang server cannot be reached. It may be in order all the same.",

@@ -85,9 +85,7 @@ def _recovery(disks: List[Dict[str, Any]]) -> str:
     """confirmed, unconfirmed or none: the state of the disk that is off worst; unknown where none
     can be read."""
     states = []
-    for disk in disks:
-        if "error" in disk:
-            continue
+    for disk in _readable(disks):
         recovery = [slot for slot in disk["slots"] if slot["role"] == "recovery"]
         states.append("confirmed" if any(slot["confirmed"] for slot in recovery)
                       else "unconfirmed" if recovery else "none")
@@ -95,12 +93,19 @@ def _recovery(disks: List[Dict[str, Any]]) -> str:
                 "unknown")
 
 
+def _readable(disks: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """A disk that is missing has keys all the same: of the others is told what is known."""
+    return [disk for disk in disks if "error" not in disk]
+
+
 def _alerts(disks: List[Dict[str, Any]]) -> Set[str]:
     found: Set[str] = set()
     for disk in disks:
         found |= _alerts_of_disk(disk)
-    found |= {"none": {"LUKS-W001"}, "unconfirmed": {"LUKS-W002"}}.get(_recovery(disks), set())
-    if len({_keys_of(disk) for disk in disks}) > 1:
+    recovery = _recovery(disks)
+    if recovery in ("none", "unconfirmed"):
+        found.add({"none": "LUKS-W001", "unconfirmed": "LUKS-W002"}[recovery])
+    if len(set(map(_keys_of, _readable(disks)))) > 1:
         found.add("LUKS-W008")
     return found
 
@@ -109,7 +114,7 @@ def _keys_of(disk: Dict[str, Any]) -> str:
     """The ways into a disk without the numbers of their slots, to compare disks."""
     return repr(sorted((slot["role"], slot.get("name", ""), slot.get("pin", ""),
                         repr(slot.get("policy", "")))
-                       for slot in disk.get("slots", [])))
+                       for slot in disk["slots"]))
 
 
 def _alerts_of_disk(disk: Dict[str, Any]) -> Set[str]:

@@ -21,7 +21,7 @@ def test_codes_are_stable():
         "LUKS-W003": "binding stale", "LUKS-W004": "binding breaks at next boot",
         "LUKS-W005": "no fresh header backup", "LUKS-W006": "bindings suspended",
         "LUKS-W007": "unknown keyslot", "LUKS-W008": "disks differ in their keys",
-        "LUKS-W009": "re-encryption unfinished", "LUKS-W010": "only one way in",
+        "LUKS-W009": "re-encryption unfinished",
         "LUKS-W011": "binding cannot be tried", "LUKS-W012": "disk missing or unreadable"}
 
 

@@ -24,7 +24,6 @@ const REMEDIES = {
   'LUKS-W004': ['Let one restart pass', sr => run(sr.sr_uuid, 'suspend')],
   'LUKS-W005': ['Back up the header', sr => run(sr.sr_uuid, 'header-backup')],
   'LUKS-W006': ['End the suspension', sr => run(sr.sr_uuid, 'resume')],
-  'LUKS-W010': ['Make a recovery key…', addRecoveryKey],
   'LUKS-W011': ['Prove now', prove],
 }
 
@@ -33,7 +32,12 @@ const UNREGISTERED =
   'in one be changed. A host without the package takes the type away whenever its XAPI starts. Run ' +
   'luksext doctor on each host: it says what is missing, and what to type.'
 
-const RECOVERY = { confirmed: 'confirmed', unconfirmed: 'not confirmed', none: 'none' }
+const RECOVERY = {
+  confirmed: 'confirmed',
+  unconfirmed: 'not confirmed',
+  none: 'none',
+  unknown: 'not known',
+}
 
 /** Asks all hosts and shows what they say. */
 export async function showStatus() {
