@@ -18,7 +18,7 @@ import XenAPI
 import luksext_rows as rows
 import luksext_xapi
 from luksext import adopt as containers
-from luksext import devices, notes, state, trust
+from luksext import audit, devices, notes, state, trust
 from luksext.container import all_of
 from luksext.errors import AdoptionUnfinished, DeviceIsOurs, SrNotAdoptable
 from luksext.generation import Identity
@@ -53,8 +53,8 @@ def adopt(session, host, sr_uuid, pin, passphrase=None, device_config=()):
         if sr is not None and session.xenapi.SR.get_type(sr) == _OLD_TYPE:
             disks = _disks(session, host, sr, passphrase)
             bound = [disk.container.device for index, disk in enumerate(disks)
-                     if containers.take(disk.container, Identity(sr_uuid, index, len(disks)),
-                                        pin, passphrase)]
+                     if _taken(disk.container, Identity(sr_uuid, index, len(disks)), pin,
+                               passphrase)]
             _store(sr_uuid).save(notes.ADOPTION, _noted(session, sr, disks, device_config))
         note = _store(sr_uuid).load(notes.ADOPTION)
         if not note:
@@ -108,6 +108,14 @@ def _disks(session, host, sr, passphrase):
             raise DeviceIsOurs(disk.container.device, disk.sr_uuid)
     containers.check_whole(disks)
     return disks
+
+
+def _taken(container, identity, pin, passphrase):
+    """As `take`, with a line for each disk: whoever is killed later leaves none for the whole."""
+    bound = containers.take(container, identity, pin, passphrase)
+    audit.record("adopt-disk", identity.sr_uuid, audit.DRIVER, "ok", device=container.device,
+                 **({"pin": pin.name} if bound else {}))
+    return bound
 
 
 def check_unused(session, sr, record):

@@ -14,7 +14,8 @@ import luksext_inplace
 import luksext_pool
 import luksext_upkeep
 import luksext_xapi
-from luksext import VERSION, alerts, configuration, inventory, keys, options, status, verb, verbs
+from luksext import (VERSION, alerts, audit, configuration, inventory, keys, options, status,
+                     verb, verbs)
 from luksext.errors import ArgumentInvalid, LuksError, SrUnknown
 from luksext.repository import Repository
 
@@ -138,7 +139,7 @@ def _audited(name, known, call):
     """known: the arguments that `call` takes; what is none is told to nobody, XAPI included."""
     def audited(session, arguments):
         verb.check_names(name, arguments, ["sr-uuid", *known])
-        with verbs.audited(name, arguments.get("sr-uuid", ""), arguments, _user(session)):
+        with audit.audited(name, arguments.get("sr-uuid", ""), arguments, _user(session)):
             return call(session, arguments)
     return audited
 

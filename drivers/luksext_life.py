@@ -50,6 +50,11 @@ def _upkeep():
     return luksext_upkeep
 
 
+def _audited(verb, sr_uuid, config):
+    from luksext import audit
+    return audit.audited(verb, sr_uuid, config, audit.DRIVER)
+
+
 def _explained(method):
     """Turns a LuksError into the error that XAPI understands, with its code and the SR named."""
 
@@ -110,7 +115,8 @@ class Life:
 
         XAPI ignores a failure of the first plug, so what this leaves behind must be known to open.
         """
-        with contextlib.ExitStack() as alone, _Undo(ERASE_SECONDS) as undo:
+        with _audited("sr-create", sr_uuid, self._driver.dconf), \
+                contextlib.ExitStack() as alone, _Undo(ERASE_SECONDS) as undo:
             undo.add(self._forget_recovery_secret)
             self._create(sr_uuid, size, alone, undo)
             undo.forget()
@@ -195,6 +201,10 @@ class Life:
         XAPI attaches first. Idempotent from every state: what the ext driver would do with the
         volume once the files are gone, it cannot do twice, so that is done here.
         """
+        with _audited("sr-destroy", sr_uuid, self._driver.dconf):
+            self._delete(sr_uuid)
+
+    def _delete(self, sr_uuid):
         if not luksext_xapi.is_emptied(self._session, self._ref):
             with self._working_inside(self._repository().containers):
                 FileSR.FileSR.delete(self._driver, sr_uuid)

@@ -15,8 +15,8 @@ import os
 import uuid as uuids
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
-from luksext import (begun, clevis, contents, cryptsetup, devices, header, keys, keyslots, lvm,
-                     notes, shrink, state)
+from luksext import (audit, begun, clevis, contents, cryptsetup, devices, header, keys, keyslots,
+                     lvm, notes, shrink, state)
 from luksext.begun import Begun
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
@@ -114,7 +114,8 @@ def begin(sr_uuid: str, paths: List[str], options: Options) -> None:
         raise InPlaceBegun(sr_uuid, note["given"])
     key = clevis.unseal(note["jwe"])
     for disk in disks:
-        _make_container(disk, key, note["jwe"])
+        if _make_container(disk, key, note["jwe"]):
+            audit.record("encrypt-disk", sr_uuid, audit.DRIVER, "ok", device=disk.path)
 
 
 def recovery_key(sr_uuid: str) -> str:
@@ -170,11 +171,12 @@ def _disks(sr_uuid: str, note: Dict[str, Any]) -> List[_Disk]:
             for index, (path, uuid) in enumerate(zip(paths, note.get("uuids", [])))]
 
 
-def _make_container(disk: _Disk, key: bytes, jwe: str) -> None:
+def _make_container(disk: _Disk, key: bytes, jwe: str) -> bool:
     """The start of the disk is kept on this host until the key opens the container: the only moment
-    in which a power cut could lose something."""
+    in which a power cut could lose something. Whether something was to be done."""
     spent = disk.kept + "-spent"
-    if disk.is_kept or not disk.is_container:
+    wanted = disk.is_kept or not disk.is_container
+    if wanted:
         if not disk.is_opened_by(key):
             if disk.is_kept:
                 _put_back(disk)
@@ -190,6 +192,7 @@ def _make_container(disk: _Disk, key: bytes, jwe: str) -> None:
         os.rename(disk.kept, spent)
     with contextlib.suppress(FileNotFoundError):
         state.destroy(spent)
+    return wanted
 
 
 def _put_back(disk: _Disk) -> None:

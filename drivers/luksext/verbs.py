@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """All verbs, and the one way to run them: checked, alone, backed up, audited."""
-import contextlib
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 from luksext import (audit, backup, state, status, verbs_binding, verbs_header, verbs_recovery,
                      verbs_reencrypt, verbs_volume)
@@ -36,8 +35,9 @@ def run(verb: Verb, sr: Repository, arguments: Arguments, who: str) -> Dict[str,
     """Runs `verb` on `sr` for the user `who`; what it tells is JSON, with schema and SR."""
     if not verb.audited:
         return _answer(sr, verb.run(sr, arguments))
-    with state.locked(sr.uuid), audited(verb.name, sr.uuid, arguments, who):
+    with state.locked(sr.uuid), audit.audited(verb.name, sr.uuid, arguments, who) as answer:
         told = verb.run(sr, arguments)
+        answer.update(told)
     warnings = _back_up(sr, verb.name)
     if warnings:
         told["warnings"] = warnings
@@ -46,21 +46,6 @@ def run(verb: Verb, sr: Repository, arguments: Arguments, who: str) -> Dict[str,
 
 def _answer(sr: Repository, told: Dict[str, Any]) -> Dict[str, Any]:
     return dict({"schema": status.SCHEMA, "sr_uuid": sr.uuid}, **told)
-
-
-@contextlib.contextmanager
-def audited(verb: str, sr_uuid: str, arguments: Arguments, who: str) -> Iterator[None]:
-    """Leaves one line in syslog, whatever the end of what is done within."""
-    details = {name: arguments[name] for name in audit.DETAILS if name in arguments}
-    try:
-        yield
-    except LuksError as error:
-        audit.record(verb, sr_uuid, who, "error {}".format(error.code), **details)
-        raise
-    except BaseException as error:
-        audit.record(verb, sr_uuid, who, type(error).__name__, **details)
-        raise
-    audit.record(verb, sr_uuid, who, "ok", **details)
 
 
 def _back_up(sr: Repository, reason: str) -> List[str]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fake_luks import Disk
-from luksext import alive, clevis, cryptsetup, devices, notes, run, tpm
+from luksext import alive, audit, clevis, cryptsetup, devices, notes, run, tpm
 
 # Few examples, and the same at each run, whatever the machine is busy with. For a campaign, as many
 # others: pytest tests/unit --hypothesis-profile=campaign
@@ -90,6 +90,21 @@ def all_disks_answer():
     """Forgets the disks that were silent in another test."""
     yield
     alive._silent.clear()
+
+
+@pytest.fixture(autouse=True)
+def audited(monkeypatch):
+    """The lines of the audit, in the place of the log of this machine: verb, SR, who, result, and
+    the details."""
+    lines, record = [], audit.record
+
+    def noted(*words, **details):
+        lines.append((*words, details))
+        record(*words, **details)
+
+    monkeypatch.setattr(audit, "record", noted)
+    monkeypatch.setattr(audit.syslog, "syslog", lambda *words: None)
+    return lines
 
 
 @pytest.fixture(params=[1, 2], ids=["luks1", "luks2"])

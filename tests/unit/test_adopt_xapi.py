@@ -175,9 +175,11 @@ def test_options_that_it_gets_are_in_the_pbd_beside_those_it_had(host):
                                                       "discard": "true"}
 
 
-def test_the_passphrase_goes_to_the_container_and_nowhere_else(host, tmp_path):
+def test_the_passphrase_goes_to_the_container_and_nowhere_else(host, tmp_path, audited):
     assert host.adopt(b"the passphrase")["bindings_added"] == ["/dev/sdb"]
     assert host.taken[0][2] == b"the passphrase"
+    assert audited == [("adopt-disk", headers.SR, "driver", "ok",
+                        {"device": "/dev/sdb", "pin": "tpm2"})]
     assert "passphrase" not in str(host.told())
     for path in (tmp_path / "state").rglob("*"):
         assert path.is_dir() or b"the passphrase" not in path.read_bytes()
@@ -185,13 +187,14 @@ def test_the_passphrase_goes_to_the_container_and_nowhere_else(host, tmp_path):
 
 @pytest.mark.parametrize("collected", [False, True], ids=["vbds-dangle", "vbds-collected"])
 @pytest.mark.parametrize("step", range(1, 51))
-def test_a_kill_before_any_change_is_made_good_by_the_next_call(host, step, collected):
+def test_a_kill_before_any_change_is_made_good_by_the_next_call(host, step, collected, audited):
     wanted = expected(host)
     host.xapi.die_before = step
     try:
         host.adopt()
         assert step > host.xapi.changes
     except Killed:
+        assert audited
         if collected:
             vdis = host.xapi.tables["VDI"]
             host.xapi.tables["VBD"] = {ref: row for ref, row in host.xapi.tables["VBD"].items()

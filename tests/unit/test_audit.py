@@ -6,6 +6,7 @@ import pytest
 
 import headers
 from luksext import audit
+from luksext.errors import NoTpm
 
 
 @pytest.fixture
@@ -46,6 +47,34 @@ def test_a_detail_that_may_be_a_secret_is_refused_and_not_repeated(lines, name):
         audit.record("v", "s", "w", "ok", **{name: "XYZZY"})
     assert "XYZZY" not in str(caught.value)
     assert lines == []
+
+
+ANSWER = {"recovery_key": "XYZZY", "key": "XYZZY", "slots": [1, None, 3], "name": "safe",
+          "until": "", "device": None, "slot": 0, "next": "XYZZY"}
+
+
+def test_of_an_answer_only_details_are_told():
+    assert audit.details(ANSWER) == {"slots": "1,3", "name": "safe", "slot": "0"}
+
+
+def test_a_line_has_what_was_given_and_what_came_of_it(lines):
+    with audit.audited("suspend", "s", {"hours": "2", "name": "given", "key": "XYZZY"},
+                       "w") as answer:
+        answer.update(ANSWER)
+    assert lines[0][1] == 'luksext-audit [luksext verb="suspend" sr="s" who="w" result="ok" ' \
+                          'slot="0" slots="1,3" name="given" hours="2"]'
+
+
+@pytest.mark.parametrize("error, result", [
+    (NoTpm(), "error 6232"), (ValueError("XYZZY"), "ValueError"),
+    (KeyboardInterrupt(), "KeyboardInterrupt")])
+def test_a_failure_is_told_by_its_kind_alone(lines, error, result):
+    with pytest.raises(type(error)):
+        with audit.audited("v", "s", {"slot": "1"}, "w"):
+            raise error
+    assert lines == [(syslog.LOG_AUTH | syslog.LOG_NOTICE,
+                      'luksext-audit [luksext verb="v" sr="s" who="w" result="{}" '
+                      'slot="1"]'.format(result))]
 
 
 def test_every_detail_is_told(lines):

@@ -126,17 +126,21 @@ def check(host, key):
     assert kept == []
 
 
-def test_each_disk_becomes_a_container_that_one_recovery_key_opens(host):
+def test_each_disk_becomes_a_container_that_one_recovery_key_opens(host, audited):
     key = begin(host)
+    assert audited == [("encrypt-disk", SR, "driver", "ok", {"device": path})
+                       for path in host.paths]
     assert host.shrunk == 1
     assert len(host.keys) == 2
     check(host, key)
     assert inplace.is_begun(SR)
 
 
-def test_called_again_it_tells_the_key_again_and_changes_nothing(host):
+def test_called_again_it_tells_the_key_again_and_changes_nothing(host, audited):
     key = begin(host)
+    del audited[:]
     assert (begin(host), host.shrunk, len(host.keys)) == (key, 1, 2)
+    assert audited == []
 
 
 def cut_short(host, number):
