@@ -4,10 +4,12 @@
 Loaded where it is needed only: most of the driver's commands are for VDIs, and know nothing of it.
 """
 import contextlib
+import functools
 import time
 
 import luksext_xapi
-from luksext import backup, bindings, health, notes, reencrypt, started, state, status
+from luksext import audit, backup, begun, bindings, health, notes, reencrypt, started, state, status
+from luksext.errors import Busy
 from luksext.run import log
 
 
@@ -20,14 +22,16 @@ def after_unlock(session, sr_ref, sr):
         started.note()
     changed = luksext_xapi.RECOVERY not in session.xenapi.SR.get_sm_config(sr_ref)
     for container in sr.readable:
-        with only_logged("cannot go on encrypting " + container.device):
+        with only_logged("cannot note that suspensions are over"):
+            bindings.plugged(container)
+        # As every change of a key: an administrator may be at another.
+        with only_logged("cannot go on encrypting " + container.device), state.locked(sr.uuid):
+            _settle(sr, container)
             reencrypt.resume(container)
-        with only_logged("cannot end the suspension"):
-            # As every change of a key: an administrator may be at another.
-            with state.locked(sr.uuid):
-                changed |= bindings.end_suspend(container)
+        with only_logged("cannot end the suspension"), state.locked(sr.uuid):
+            changed |= _end_suspend(sr, container)
         with only_logged("cannot back up the header"):
-            if changed or not backup.list_of(container.uuid):
+            if changed or not backup.list_of(container.uuid) or backup.is_outdated(container.uuid):
                 backup.create(container.refreshed(), "plug")
     _end_in_place(sr)
     if changed:
@@ -36,18 +40,56 @@ def after_unlock(session, sr_ref, sr):
 
 
 def check(session, sr_ref, sr):
-    """Proves the bindings when that is due, and shows in XAPI what needs attention."""
+    """Proves the bindings when that is due, ends what is over, and shows in XAPI what needs
+    attention."""
     for container in sr.readable:
         with only_logged("cannot end the re-encryption of " + container.device):
-            reencrypt.settle(container)
+            if begun.load(container.uuid) is not None:
+                _alone(sr, functools.partial(_settle, sr, container))
+        with only_logged("cannot end the suspension"):
+            if bindings.is_over(container):
+                _alone(sr, functools.partial(_end_suspend_that_is_over, sr, container))
         with only_logged("cannot prove the bindings of " + container.device):
-            if health.due(container, time.time()):
-                health.prove(container)
+            found = container.refreshed()
+            if health.due(found, time.time()):
+                health.prove(found)
+        with only_logged("cannot destroy header backups with a key that is gone"):
+            if backup.is_outdated(container.uuid):
+                backup.create(container.refreshed(), "a key was revoked")
     _end_in_place(sr)
     with only_logged("cannot note the volume keys of the SR"):
         luksext_xapi.follow(session, sr_ref, sr)
     with only_logged("cannot show the state of the SR"):
-        luksext_xapi.publish(session, sr_ref, status.of(sr))
+        luksext_xapi.publish(session, sr_ref, status.of(sr.refreshed()))
+
+
+def _alone(sr, change):
+    """Makes a change of keys; where somebody is at another, that is left to the next check: the
+    service that calls it has other SRs to look at."""
+    with contextlib.suppress(Busy), state.locked(sr.uuid, 0):
+        change()
+
+
+def _settle(sr, container):
+    if reencrypt.settle(container):
+        _told(sr, container, "reencrypt-settle")
+
+
+def _end_suspend(sr, container):
+    return bindings.end_suspend(container, functools.partial(_told, sr, container))
+
+
+def _end_suspend_that_is_over(sr, container):
+    # An administrator may have made another, while this waited for its turn.
+    container = container.refreshed()
+    if bindings.is_over(container):
+        _end_suspend(sr, container)
+
+
+def _told(sr, container, verb, slot=None):
+    """Leaves a line for a change of keys that nobody asked for now."""
+    details = audit.details({"slot": slot, "device": container.device})
+    audit.record(verb, sr.uuid, audit.DRIVER, "ok", **details)
 
 
 def _end_in_place(sr):

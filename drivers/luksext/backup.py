@@ -139,6 +139,13 @@ def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = Fals
     return Restored(backup.luks_uuid, backup.serial, revived)
 
 
+def is_outdated(luks_uuid: str) -> bool:
+    """Whether this host still has a backup that holds a key which was destroyed since: whoever
+    destroyed that was cut short, or had no room for another."""
+    minimum = _minimum(luks_uuid, list_of(luks_uuid))
+    return any(serial < minimum for serial in _serials(luks_uuid))
+
+
 def outdate(container: LuksContainer) -> None:
     """Makes all backups so far too old. To be called before a key is destroyed: killed after that,
     no backup brings the key back; killed before, there is only a backup to be made."""

@@ -5,15 +5,19 @@ A new binding is proved before an old one goes: cut short at any step, a contain
 never one too few. Callers see to it that one change at a time is made.
 """
 import datetime
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
-from luksext import clevis, cryptsetup, generation, health, keyslots, options
+from luksext import backup, clevis, cryptsetup, generation, health, keyslots, options
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import (BindingChanged, BindingHealthy, KeyRefused, LastWayIn,
-                            SuspensionInvalid, ToolMissing, UnlockRefused, Unsupported)
+                            SuspensionInvalid, UnlockRefused, Unsupported)
 from luksext.generation import Binding, Note
 from luksext.keyslots import Slot, Way, take_back
+from luksext.state import Store
+
+# Suspensions of which the plug that ends them was there.
+_PLUGGED = "suspension"
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -117,7 +121,8 @@ def suspend(container: LuksContainer, way: Way, until: str) -> int:
     """Lets the container open without PCRs until it is plugged next; the number of the keyslot.
 
     The keyslot is bound as the first binding with PCRs is, but for those.
-    until: ISO 8601 in UTC, as `luksext.generation.now`: after that, no binding is renewed.
+    until: ISO 8601 in UTC, as `luksext.generation.now`: after that, it is over without a plug, and
+    no binding is renewed.
     Raises SuspensionInvalid, Unsupported where no binding has PCRs, and what `add` raises.
     """
     container = container.refreshed()
@@ -128,8 +133,16 @@ def suspend(container: LuksContainer, way: Way, until: str) -> int:
                 {"until": until, "created": generation.now()})
     for earlier in slots:
         if earlier.role == "suspend":
-            take_back(container, earlier.number)
+            _drop(container, earlier.number)
     return slot
+
+
+def _drop(container: LuksContainer, suspended: int) -> None:
+    """Destroys the keyslot of a suspension, and with it the header backups of this host that hold
+    it: whoever takes the host restores one by hand, and the TPM asks for no PCRs."""
+    backup.outdate(container)
+    take_back(container, suspended)
+    backup.revoked(container.refreshed())
 
 
 def _is_future(until: str) -> bool:
@@ -150,34 +163,74 @@ def _unmeasured(container: LuksContainer, slots: List[Slot]) -> Pin:
         "See what it is bound to with: luksext status")
 
 
-def end_suspend(container: LuksContainer) -> bool:
+def plugged(container: LuksContainer) -> None:
+    """Notes of suspensions that the plug was there with which they end: should that fail now, they
+    are `is_over` until it is done."""
+    marks = [container.header.marks.get(slot.number) for slot in _suspended(container)]
+    if marks:
+        Store(container.uuid).save(_PLUGGED, {"marks": marks})
+
+
+def is_over(container: LuksContainer) -> bool:
+    """Whether a suspension is to end: its time is over, or the plug that ends it was there."""
+    noted = Store(container.uuid).load(_PLUGGED).get("marks")
+    marks = noted if isinstance(noted, list) else []
+    return any(not _is_future(slot.until) or container.header.marks.get(slot.number) in marks
+               for slot in _suspended(container))
+
+
+def _suspended(container: LuksContainer) -> List[Slot]:
+    return [slot for slot in keyslots.slots(container) if slot.role == "suspend"]
+
+
+# Is told of each change as soon as it is made: the verb that would make it, and its keyslot.
+Told = Callable[[str, int], None]
+
+
+def end_suspend(container: LuksContainer, told: Told = lambda verb, slot: None) -> bool:
     """Ends a suspension; whether there was one.
 
     Bindings with PCRs that do not open are renewed first, by the key of the suspension: the update
     that it was made for changed those. Past its time nothing is: nobody planned that change.
-    Raises LastWayIn where nothing else is proven to open the container, and what `rebind` raises;
-    the suspension goes on then.
+    Raises LastWayIn where nothing else is proven to open the container, the refusal of a binding
+    that may pass by itself, and what `rebind` and `backup.revoked` raise; the suspension goes on
+    then, unless only the backup failed.
     """
     container = container.refreshed()
-    suspended = [slot for slot in keyslots.slots(container) if slot.role == "suspend"]
+    suspended = _suspended(container)
     for slot in suspended:
         container.check_steady()
-        if _is_future(slot.until):
-            _renew(container, slot.number)
+        _renew(container.refreshed(), slot, told)
         _check_other_way(container, slot.number)
-        take_back(container, slot.number)
+        _drop(container, slot.number)
+        told("resume", slot.number)
     return bool(suspended)
 
 
-def _renew(container: LuksContainer, suspended: int) -> None:
-    try:
-        way = Way(suspended, keyslots.key_of(container, suspended))
-    except (UnlockRefused, ToolMissing):
+def _renew(container: LuksContainer, suspended: Slot, told: Told) -> None:
+    stale = [slot.number for slot in _bindings(keyslots.slots(container))
+             if slot.pin and clevis.has_pcrs(slot.pin) and _tried(container, slot.number) is None]
+    if not stale or not _is_future(suspended.until):
         return
-    for slot in _bindings(keyslots.slots(container)):
-        if slot.pin and clevis.has_pcrs(slot.pin) \
-                and not keyslots.is_proven(container, slot.number):
-            rebind(container, slot.number, way)
+    key = _tried(container, suspended.number)
+    if key is not None:
+        for number in stale:
+            told("rebind", rebind(container, number, Way(suspended.number, key)))
+
+
+def _tried(container: LuksContainer, slot: int) -> Optional[bytes]:
+    """The key that the binding of `slot` gives up; None where it is refused, twice.
+
+    Raises a refusal that may pass, and ToolMissing: a TPM that is in lockout, or silent, is no
+    reason to do without what it will open.
+    """
+    for _ in range(2):
+        try:
+            return keyslots.key_of(container, slot)
+        except UnlockRefused as refusal:
+            if refusal.may_pass:
+                raise
+    return None
 
 
 def _check_other_way(container: LuksContainer, suspended: int) -> None:

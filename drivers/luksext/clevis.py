@@ -189,7 +189,9 @@ def _unsealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
     if len(found) == 1:
         return found[0]
     sentences = [reason.sentence for reason in found] or [_detail(error)]
-    return PinRefuses(pin.name, " ".join(sentences))
+    refusal = PinRefuses(pin.name, " ".join(sentences))
+    refusal.may_pass = any(reason.may_pass for reason in found)
+    return refusal
 
 
 def _detail(error: Exception) -> str:
@@ -216,7 +218,9 @@ def _refusal_of(pin: Pin, error: Exception) -> UnlockRefused:
         return TpmRefuses(str(pin.config.get("pcr_ids", "")))
     if pin.name == "tang" and isinstance(error, CommandFailed):
         return TangRefuses(str(pin.config.get("url", "")))
-    return PinRefuses(pin.name, _detail(error))
+    refusal = PinRefuses(pin.name, _detail(error))
+    refusal.may_pass = isinstance(error, CommandTimeout)
+    return refusal
 
 
 def split(jwe: str) -> Tuple[str, str, str, str, str]:

@@ -15,9 +15,14 @@ _LONGEST = 2000
 
 
 class LuksError(Exception):
-    """Root of the tree. `code` is stable; `str()` is the sentence and the remedy."""
+    """Root of the tree. `code` is stable; `str()` is the sentence and the remedy.
+
+    may_pass: of a binding that did not open, that nothing was found wrong with it: it may open
+    when it is tried again.
+    """
 
     code = 6200
+    may_pass = False
 
     def __init__(self, sentence: str, remedy: str) -> None:
         self.sentence = _bounded(sentence)
@@ -86,6 +91,7 @@ class CommandTimeout(LuksError):
     """A program did not end within its deadline and was killed."""
 
     code = 6205
+    may_pass = True
 
     def __init__(self, command: str, seconds: float) -> None:
         super().__init__(
@@ -429,6 +435,7 @@ class NoTpm(UnlockRefused):
     """The host has no TPM 2.0 that the kernel can use."""
 
     code = 6232
+    may_pass = True
 
     def __init__(self) -> None:
         super().__init__(
@@ -440,6 +447,7 @@ class TpmLockout(UnlockRefused):
     """The TPM defends itself against guessing; it recovers by itself."""
 
     code = 6233
+    may_pass = True
 
     def __init__(self) -> None:
         super().__init__(
@@ -466,6 +474,7 @@ class TpmBroken(UnlockRefused):
     """The TPM is there, but does not answer as it should."""
 
     code = 6235
+    may_pass = True
 
     def __init__(self, detail: str) -> None:
         super().__init__(
@@ -477,6 +486,7 @@ class TangUnreachable(UnlockRefused):
     """A tang server does not answer."""
 
     code = 6236
+    may_pass = True
 
     def __init__(self, url: str, detail: str) -> None:
         super().__init__(

@@ -126,24 +126,29 @@ def accept(container: LuksContainer, key: bytes) -> None:
                                              header.reencryption.volume_key, []))
 
 
-def settle(container: LuksContainer) -> None:
-    """Brings what was begun to its end, where cryptsetup did: backups of the header, which hold the
-    old volume key and would destroy the data, are replaced. Cheap where nothing is to be done."""
+def settle(container: LuksContainer) -> bool:
+    """Brings what was begun to its end, where cryptsetup did; whether that was to be done. Backups
+    of the header, which hold the old volume key and would destroy the data, are replaced.
+
+    It changes keyslots: callers see to it that one change at a time is made. Cheap where nothing
+    was begun.
+    """
     if begun.load(container.uuid) is not None:
         with contextlib.suppress(Busy), state.locked(_lock(container), 0):
-            _settle(container)
+            return _settle(container)
+    return False
 
 
-def _settle(container: LuksContainer) -> None:
+def _settle(container: LuksContainer) -> bool:
     note = begun.load(container.uuid)
     if note is None:
-        return
+        return False
     container = container.refreshed()
     header = container.header
     if header.reencryption is not None:
         if note.after == "" and begun.is_ours(header):
             begun.save(container.uuid, note._replace(after=header.reencryption.volume_key))
-        return
+        return False
     for slot in header.unbound:
         if slot not in note.unbound:
             cryptsetup.kill_slot(container.device, slot)
@@ -153,6 +158,7 @@ def _settle(container: LuksContainer) -> None:
         begun.end(container.uuid, header.volume_key)
         backup.revoked(container.refreshed())
     begun.forget(container.uuid)
+    return True
 
 
 def _take_places(container: LuksContainer, jwe: str) -> None:

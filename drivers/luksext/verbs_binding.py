@@ -95,7 +95,13 @@ def _suspend(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 
 
 def _resume(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
-    return {"ended": [bindings.end_suspend(container) for container in sr.containers]}
+    slots: List[int] = []
+    ended = [bindings.end_suspend(container, lambda verb, slot: slots.append(slot))
+             for container in sr.containers]
+    told = {"ended": ended, "slots": slots}
+    if any(ended):
+        told["next"] = "Header copies that were exported meanwhile open without PCRs: destroy them."
+    return told
 
 
 VERBS = (

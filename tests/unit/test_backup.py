@@ -628,12 +628,15 @@ def test_a_lost_note_does_not_make_old_backups_good(host, leaked):
 def test_once_outdated_no_backup_is_fresh_or_restored(host):
     container = host.container(luks2())
     content = backup.export(backup.create(container, ""))
+    assert not backup.is_outdated(headers.UUID)
     backup.outdate(container)
+    assert backup.is_outdated(headers.UUID)
     assert not backup.is_fresh(container)
     with pytest.raises(OldHeader):
         backup.restore(container.device, content)
     fresh = backup.create(container, "again")
     assert backup.list_of(headers.UUID) == [fresh]
+    assert not backup.is_outdated(headers.UUID)
     backup.restore(container.device, backup.export(fresh))
 
 

@@ -6,11 +6,11 @@ import pytest
 
 import headers
 from fake_luks import every_cut
-from luksext import bindings, clevis, health, keyslots
+from luksext import backup, bindings, clevis, health, keyslots, tpm
 from luksext.clevis import Pin
 from luksext.errors import (BindingChanged, BindingHealthy, CommandFailed, KeyRefused, LastWayIn,
-                            LuksError, OptionInvalid, SuspensionInvalid, TpmRefuses, Unsupported,
-                            WrongSlot)
+                            LuksError, NoTpm, OptionInvalid, SuspensionInvalid, ToolMissing,
+                            TpmBroken, TpmLockout, TpmRefuses, Unsupported, WrongSlot)
 from luksext.keyslots import Way
 
 PASSPHRASE = b"correct horse battery staple"
@@ -19,6 +19,16 @@ TPM = Pin("tpm2", {"pcr_ids": "7"})
 SOON = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=24)).strftime(
     "%Y-%m-%dT%H:%M:%SZ")
 PAST = "2001-01-01T00:00:00Z"
+
+
+@pytest.fixture(autouse=True)
+def backups(disk, monkeypatch):
+    """What is done with the backups, and the keyslots that there are then."""
+    done = []
+    for name in ("outdate", "revoked"):
+        monkeypatch.setattr(backup, name, lambda container, name=name: done.append(
+            (name, sorted(disk.keys))))
+    return done
 
 
 def prepared(disk, confirmed=True):
@@ -264,10 +274,10 @@ def test_ending_a_suspension_before_the_update_leaves_the_binding_as_it_was(boun
     assert (bound.keys, bound.tokens, bound.luksmeta) == before
 
 
-def expire(disk, slot):
+def expire(disk, slot, until=PAST):
     container = disk.container()
     container.generation.write_note(disk.path, container.header, bindings.Note(
-        "suspend", slot, {"until": PAST}))
+        "suspend", slot, {"until": until}))
 
 
 def test_past_its_time_a_suspension_renews_nothing(bound):
@@ -287,6 +297,112 @@ def test_a_suspension_that_is_all_that_opens_goes_on(disk):
     with pytest.raises(LastWayIn, match="nothing else is proven"):
         bindings.end_suspend(disk.container())
     assert keyslots.way_in(disk.container()).slot == slot
+
+
+def test_with_a_suspension_go_the_backups_that_would_bring_it_back(bound, backups):
+    slot = bindings.suspend(bound.container(), bound.way, SOON)
+    bindings.end_suspend(bound.container())
+    assert backups == [("outdate", [0, 1, slot]), ("revoked", [0, 1])]
+
+
+def test_of_two_suspensions_the_first_goes_with_its_backups(bound, backups):
+    first = bindings.suspend(bound.container(), bound.way, SOON)
+    second = bindings.suspend(bound.container(), bound.way, SOON)
+    assert backups == [("outdate", [0, 1, first, second]), ("revoked", [0, 1, second])]
+
+
+def test_each_change_is_told_as_soon_as_it_is_made(bound, backups, monkeypatch):
+    slot = bindings.suspend(bound.container(), bound.way, SOON)
+    bound.break_bindings()
+    told = []
+
+    def full(container):
+        raise LuksError("No room.", "Make some.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "outdate", full)
+        with pytest.raises(LuksError):
+            bindings.end_suspend(bound.container(), lambda *words: told.append(words))
+    [renewed] = [number for number, role in roles(bound).items() if role == "binding"]
+    assert told == [("rebind", renewed)]
+    bindings.end_suspend(bound.container(), lambda *words: told.append(words))
+    assert told == [("rebind", renewed), ("resume", slot)]
+
+
+# A TPM that fails, right after the plug
+
+
+@pytest.mark.parametrize("error", [TpmBroken("it is silent"), TpmLockout(), NoTpm()],
+                         ids=["silent", "lockout", "absent"])
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_while_the_tpm_does_not_answer_a_suspension_goes_on(disk, monkeypatch, error, confirmed):
+    prepared(disk, confirmed)
+    slot = bindings.suspend(disk.container(), disk.way, SOON)
+    disk.break_bindings()
+    stale = set(disk.dead)
+
+    def fail():
+        raise error
+
+    for until in (SOON, PAST):
+        disk.dead |= set(disk.sealed)
+        with monkeypatch.context() as patch:
+            patch.setattr(tpm, "check", fail)
+            with pytest.raises(type(error)):
+                bindings.end_suspend(disk.container())
+        assert roles(disk) == {0: "binding", 1: "recovery", slot: "suspend"}
+        expire(disk, slot, until)
+    expire(disk, slot, SOON)
+    disk.dead = stale
+    assert bindings.end_suspend(disk.container()) is True
+    assert sorted(roles(disk).values()) == ["binding", "recovery"]
+    assert opens(disk)
+
+
+def test_a_tool_that_is_missing_keeps_a_suspension(bound, monkeypatch):
+    slot = bindings.suspend(bound.container(), bound.way, SOON)
+
+    def missing(jwe):
+        raise ToolMissing("tpm2_unseal", "tpm2-tools")
+
+    monkeypatch.setattr(clevis, "unseal", missing)
+    with pytest.raises(ToolMissing):
+        bindings.end_suspend(bound.container())
+    assert roles(bound)[slot] == "suspend"
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_tpm_that_refuses_once_ends_no_suspension_without_renewal(bound, monkeypatch, at):
+    bindings.suspend(bound.container(), bound.way, SOON)
+    bound.break_bindings()
+    asked, unseal = [], clevis.unseal
+
+    def refusing_once(jwe):
+        asked.append(jwe)
+        if len(asked) == at + 1:
+            raise TpmRefuses("")
+        return unseal(jwe)
+
+    monkeypatch.setattr(clevis, "unseal", refusing_once)
+    assert bindings.end_suspend(bound.container()) is True
+    assert opens(bound)
+
+
+# When it is over
+
+
+def test_a_suspension_is_over_after_its_time_or_once_it_was_plugged(bound):
+    assert not bindings.is_over(bound.container())
+    bindings.plugged(bound.container())
+    slot = bindings.suspend(bound.container(), bound.way, SOON)
+    assert not bindings.is_over(bound.container())
+    bindings.plugged(bound.container())
+    assert bindings.is_over(bound.container())
+    slot = bindings.suspend(bound.container(), bound.way, SOON)
+    assert not bindings.is_over(bound.container())
+    for until in (PAST, "", "tomorrow"):
+        expire(bound, slot, until)
+        assert bindings.is_over(bound.container())
 
 
 def test_a_suspension_whose_tpm_was_cleared_ends(bound):
@@ -336,14 +452,17 @@ def test_no_kill_makes_a_binding_without_pcrs_look_as_if_it_were_to_stay(disk):
                      lambda: bindings.suspend(disk.container(), disk.way, SOON), holds) >= 10
 
 
-def test_a_kill_while_ending_a_suspension_leaves_a_way_in_and_can_be_repeated(disk):
+def test_a_kill_while_ending_a_suspension_leaves_a_way_in_and_can_be_repeated(disk, backups):
     def prepare():
         prepared(disk)
         bindings.suspend(disk.container(), disk.way, SOON)
         disk.break_bindings()
+        del backups[:]
 
     def holds():
         assert opens(disk)
+        if "suspend" not in roles(disk).values():
+            assert backups, "a backup would bring it back"
         bindings.end_suspend(disk.container())
         assert all(slot.role != "suspend" and (not slot.pin or "pcr_ids" in slot.pin.config)
                    for slot in keyslots.slots(disk.container()))

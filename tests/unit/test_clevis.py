@@ -254,11 +254,13 @@ def test_without_tpm_unsealing_says_so(clevis_fails, no_tpm):
 def test_a_tpm_in_lockout_is_told_apart(clevis_fails, tpm_works):
     clevis_fails.add("tpm2_getcap", "echo inLockout: set")
     assert isinstance(refusal(jwe("tpm2", {})), TpmLockout)
+    assert refusal(jwe("tpm2", {})).may_pass
 
 
 def test_a_tpm_in_order_that_says_no_has_other_pcrs_or_is_another(clevis_fails, tpm_works):
     with_pcrs = refusal(jwe("tpm2", {"pcr_ids": "7,14"}))
     assert isinstance(with_pcrs, TpmRefuses)
+    assert not with_pcrs.may_pass
     assert "PCRs 7,14 changed" in str(with_pcrs)
     assert "cleared, replaced" in str(refusal(jwe("tpm2", {})))
 
@@ -270,6 +272,7 @@ def test_a_tpm_that_is_too_slow_is_not_said_to_refuse(programs, tpm_works, monke
     slow = refusal(jwe("tpm2", {}))
     assert isinstance(slow, PinRefuses)
     assert "did not end within 0.3 seconds" in str(slow)
+    assert slow.may_pass
 
 
 def test_a_tang_server_that_answers_lost_its_key(clevis_fails, tang):
@@ -315,6 +318,14 @@ def test_of_a_shared_secret_every_reason_is_told(clevis_fails, no_tpm):
     assert isinstance(shared, PinRefuses)
     assert "no usable TPM" in str(shared)
     assert NOBODY in str(shared)
+
+
+def test_a_shared_secret_may_open_later_where_one_of_its_pins_may(clevis_fails, tpm_works, tang):
+    def share(url):
+        return jwe("sss", {"t": 2, "jwe": [jwe("tpm2", {}), jwe("tang", {"url": url})]})
+
+    assert refusal(share(NOBODY)).may_pass
+    assert not refusal(share(tang)).may_pass
 
 
 def test_a_shared_secret_of_one_pin_has_the_reason_of_that_pin(clevis_fails, no_tpm):

@@ -296,6 +296,24 @@ def test_create_notes_what_the_containers_are(lab):
         [found.uuid, headers.CIPHER, 512, found.volume_key, headers.PAYLOAD]]
 
 
+def test_who_had_an_sr_made_or_destroyed_is_told_without_the_passphrase(lab, audited):
+    disk = lab.disk("sdb")
+    made = with_secret(lab, disk)
+    made.create(SR, 0)
+    told = {"pin": "any", "device": disk}
+    assert audited == [("sr-create", SR, "driver", "ok", told)]
+    assert PASSPHRASE not in str(audited)
+    failure(lab, lab.sr(device=disk, pin="any").create, SR, 0)
+    made.attach(SR)
+    lab.fail_at = "delete"
+    failure(lab, made.delete, SR)
+    lab.fail_at = None
+    made.delete(SR)
+    assert audited[1:] == [("sr-create", SR, "driver", "error 6214", told),
+                           ("sr-destroy", SR, "driver", "SROSError", told),
+                           ("sr-destroy", SR, "driver", "ok", told)]
+
+
 @pytest.mark.parametrize("step", ["create", "detach"])
 def test_when_the_ext_driver_fails_no_container_is_left(lab, step):
     disks = [lab.disk("sdb"), lab.disk("sdc")]
@@ -665,7 +683,7 @@ def test_a_plug_ends_no_suspension_while_an_administrator_changes_keys(lab, monk
     made, disks = created(lab)
     ended, locked, upkeep = [], state.locked, lab.life._upkeep()
     monkeypatch.setattr(upkeep.bindings, "end_suspend",
-                        lambda container: ended.append(container.device))
+                        lambda container, told: ended.append(container.device))
     monkeypatch.setattr(upkeep.state, "locked", lambda name: locked(name, 0))
     with locked(SR):
         made.attach(SR)

@@ -4,20 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from luksext import audit, backup, notes, status, verbs
-from luksext.errors import ArgumentInvalid, BackupMissing, HeaderMissing, NoSuchKey, VerbUnknown
+from luksext import backup, notes, predict, reencrypt, status, tpm, verbs
+from luksext.errors import (ArgumentInvalid, BackupMissing, HeaderMissing, NoSuchKey, TpmLockout,
+                            VerbUnknown)
+from luksext.predict import Prediction
+from luksext.reencrypt import Progress
 from luksext.repository import Repository
 
 SR = "0b9b0d2a-3c4d-4e5f-8a6b-1c2d3e4f5a6b"
 
 
 @pytest.fixture
-def lines(monkeypatch):
-    """The audit's lines."""
-    noted = []
-    monkeypatch.setattr(audit, "record",
-                        lambda *words, **details: noted.append((words, details)))
-    return noted
+def lines(audited):
+    return audited
 
 
 @pytest.fixture
@@ -56,13 +55,35 @@ def test_a_recovery_key_is_added_confirmed_and_told_once(bound, backups, lines):
     assert told["recovery"] == "confirmed"
     assert key not in repr(told)
     assert key not in repr(lines)
-    assert lines[0] == (("recovery-add", SR, "admin", "ok"), {"name": "safe"})
+    assert lines[0] == ("recovery-add", SR, "admin", "ok", {"name": "safe", "slots": "1"})
 
 
 def test_a_failure_is_audited_by_its_code(bound, backups, lines):
     with pytest.raises(NoSuchKey):
         call(bound, "recovery-revoke", name="nobody")
-    assert lines[0][0] == ("recovery-revoke", SR, "admin", "error 6287")
+    assert lines[0] == ("recovery-revoke", SR, "admin", "error 6287", {"name": "nobody"})
+
+
+def test_a_line_tells_what_was_not_typed(bound, backups, lines):
+    key = call(bound, "recovery-add")["recovery_key"]
+    suspended = call(bound, "suspend")
+    call(bound, "resume")
+    rebound = call(bound, "rebind", force="true", key=key)
+    assert [(line[0], line[4]) for line in lines] == [
+        ("recovery-add", {"name": "recovery", "slots": "1"}),
+        ("suspend", {"slots": "2", "until": suspended["until"]}), ("resume", {"slots": "2"}),
+        ("rebind", {"slots": str(rebound["slots"][0]), "force": "true"})]
+    assert key not in repr(lines)
+
+
+def test_a_suspension_that_ends_is_told_with_the_copies_that_it_leaves(bound, backups, lines):
+    assert call(bound, "resume") == {"schema": 1, "sr_uuid": SR, "ended": [False], "slots": []}
+    call(bound, "suspend", hours="2")
+    del backups[:]
+    told = call(bound, "resume")
+    assert told["ended"] == [True]
+    assert "exported" in told["next"]
+    assert backups[:2] == ["outdate", "revoked"]
 
 
 def test_a_key_that_is_revoked_is_in_no_backup_afterwards(bound, backups, lines):
@@ -105,10 +126,51 @@ def test_a_disk_that_cannot_be_read_is_told_and_hides_no_other(bound, backups):
     sr = Repository(SR, [bound.container(), HeaderMissing("/dev/sdc")], [None, None])
     told = status.of(sr)
     assert told["disks"][1]["error"]["code"] == 6220
-    assert {"LUKS-W008", "LUKS-W012"} <= set(told["alerts"])
+    assert "LUKS-W012" in told["alerts"]
     assert status.of(sr._replace(disks=sr.disks[1:]))["recovery"] == "unknown"
     with pytest.raises(HeaderMissing):
         verbs.run(verbs.VERBS["recovery-add"], sr, {}, "admin")
+
+
+def test_of_a_disk_that_is_missing_nothing_is_said_that_is_not_known(bound, backups):
+    """Its keys are what they were: it lacks none, and does not differ from the others."""
+    for key in (call(bound, "recovery-add")["recovery_key"], None):
+        told = status.of(Repository(SR, [HeaderMissing("/dev/sdc"), bound.container()],
+                                    [None, None]))
+        recovery, alert = ("unconfirmed", {"LUKS-W002"}) if key else ("confirmed", set())
+        assert told["recovery"] == recovery
+        assert set(told["alerts"]) == {"LUKS-W012"} | alert
+        if key:
+            call(bound, "recovery-confirm", key=key)
+    told = status.of(Repository(SR, [HeaderMissing("/dev/sdc")], [None]))
+    assert (told["recovery"], told["alerts"]) == ("unknown", ["LUKS-W012"])
+
+
+# Alerts that need more than a header
+
+
+def test_a_binding_that_the_next_boot_breaks_is_told(bound, backups, monkeypatch):
+    for state in ("breaks", "unpredictable", "ok"):
+        monkeypatch.setattr(predict, "predict", lambda pin, state=state: Prediction(state, "Why."))
+        assert ("LUKS-W004" in call(bound, "status")["alerts"]) == (state == "breaks")
+
+
+@pytest.mark.parametrize("state, raised", [
+    ("interrupted", True), ("stuck", True), ("running", False), ("none", False)])
+def test_a_reencryption_that_does_not_go_on_is_told(bound, backups, monkeypatch, state, raised):
+    monkeypatch.setattr(reencrypt, "progress", lambda container: Progress(state, 0, 1, "", ""))
+    assert ("LUKS-W009" in call(bound, "status")["alerts"]) == raised
+
+
+def test_a_binding_that_cannot_be_tried_is_not_called_stale(bound, backups, monkeypatch):
+    def locked_out():
+        raise TpmLockout()
+
+    bound.break_bindings()
+    monkeypatch.setattr(tpm, "check", locked_out)
+    assert call(bound, "prove")["ok"] is False
+    told = set(call(bound, "status")["alerts"])
+    assert "LUKS-W011" in told and "LUKS-W003" not in told
 
 
 def test_a_verb_that_does_not_exist_or_is_misused_does_nothing(bound, backups, lines):
@@ -122,7 +184,7 @@ def test_a_verb_that_does_not_exist_or_is_misused_does_nothing(bound, backups, l
 def test_handing_out_a_header_is_audited(bound, backups, lines):
     with pytest.raises(BackupMissing):
         call(bound, "header-export")
-    assert lines[0][0][0] == "header-export"
+    assert lines[0][0] == "header-export"
 
 
 def test_a_binding_has_to_be_named_where_there_are_several(bound, backups, lines):
