@@ -151,17 +151,26 @@ def test_a_clock_that_jumps(campaign: Campaign, subject: Survivor) -> None:
 def test_a_clock_that_jumps_over_the_end_of_a_suspension(
         campaign: Campaign, subject: Survivor) -> None:
     host, sr = subject.host, subject.sr
-    with campaign.trial("clock that jumps over the end of a suspension") as trial:
-        luksext(sr, "suspend", "--hours=1")
-        with clock_moved(host, 2 * DAY):
-            subject.unplug()
-            subject.check()
-        roles = [slot["role"] for slot in
-                 json.loads(luksext(sr, "status", "--json"))["disks"][0]["slots"]]
-        assert "suspend" not in roles, roles
+
+    def roles() -> list[str]:
+        return [slot["role"] for slot in
+                json.loads(luksext(sr, "status", "--json"))["disks"][0]["slots"]]
+
+    def plug_again() -> None:
         subject.unplug()
         subject.check()
-        trial.outcome = "the suspension is over, the binding with PCRs opens"
+
+    for event, happen in (("plug", plug_again), ("health check", host.check_srs)):
+        with campaign.trial(
+                f"clock that jumps over the end of a suspension before a {event}") as trial:
+            luksext(sr, "suspend", "--hours=1")
+            host.check_srs()
+            assert "suspend" in roles()
+            with clock_moved(host, 2 * DAY):
+                happen()
+            assert "suspend" not in roles()
+            plug_again()
+            trial.outcome = "the suspension is over, the binding with PCRs opens"
 
 
 def test_a_replaced_and_an_absent_tpm(campaign: Campaign, subject: Survivor) -> None:

@@ -98,8 +98,7 @@ def test_on_slave_is_open_knows_the_type(sr: Sr, vdi: str) -> None:
 
 
 def test_the_health_check_passes(sr: Sr) -> None:
-    sr.host.sh("f=/opt/xensource/sm/sr_health_check.py; [ -e $f ] || "
-               "f=/usr/libexec/sm/sr_health_check; python3 $f")
+    sr.host.check_srs()
     assert "Traceback" not in sr.host.sh("tail -n 50 /var/log/SMlog")
 
 

@@ -45,6 +45,11 @@ def slots(sr: Sr) -> list[dict[str, Any]]:
     return call(sr, "status")["disks"][0]["slots"]
 
 
+def serials(sr: Sr) -> set[int]:
+    """Of the header backups on the host."""
+    return {backup["serial"] for backup in call(sr, "header-list")["backups"]}
+
+
 def alerts(sr: Sr) -> set[str]:
     """The alerts that XAPI has of the SR."""
     names = sr.host.xe("message-list", obj_uuid=sr.uuid, params="name", minimal=True)
@@ -136,11 +141,15 @@ def test_rotate_and_revoke(sr: Sr, key: str) -> None:
 def test_suspension_ends_with_the_next_plug(sr: Sr, key: str) -> None:
     call(sr, "suspend", hours="2")
     assert "LUKS-W006" in alerts(sr)
+    sr.host.check_srs()
+    assert "LUKS-W006" in alerts(sr)
+    with_it = serials(sr)
     sr.unplug()
     sr.host.machine.extend_pcr(16)
     sr.plug()
     assert "suspend" not in [slot["role"] for slot in slots(sr)]
     assert "LUKS-W006" not in alerts(sr)
+    assert serials(sr) and not with_it & serials(sr)
     assert call(sr, "prove")["ok"] is True
 
 
@@ -149,7 +158,9 @@ def test_every_change_is_backed_up_and_audited(sr: Sr, key: str) -> None:
     assert disk["header_backup_fresh"] is True
     log = sr.host.sh("cat /var/log/messages /var/log/auth.log /var/log/secure 2>/dev/null || true")
     assert 'verb="rebind"' in log
-    assert sr.uuid in log
+    for verb in ("sr-create", "rebind", "resume"):
+        assert f'verb="{verb}" sr="{sr.uuid}" who="driver" result="ok"' in log
+    assert key not in log
 
 
 def test_the_pool_and_its_inventory(sr: Sr, key: str) -> None:

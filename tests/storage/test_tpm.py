@@ -11,6 +11,7 @@ import pytest
 from tests.lab.machine import Machine
 from tests.storage.attacks import edit
 from tests.storage.pool import Host, Sr
+from tests.storage.test_plugin import alerts
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,37 @@ jwe["protected"] = base64.urlsafe_b64encode(json.dumps(protected).encode()).deco
     assert error.code == 6244
     assert "pcr_ids" in error.text
     assert "No such file" in host.sh("ls /tmp/owned 2>&1 || true")
+
+
+def test_the_health_check_finds_a_stale_binding_by_itself(sr: Sr) -> None:
+    host, machine = sr.host, sr.host.machine
+    proofs = f"/var/lib/luksext/{sr.containers()[0]}/proofs.json"
+
+    def checked(later: bool) -> bool:
+        """Whether XAPI has the alert after a check, at which a proof is due or not."""
+        if later:
+            host.sh(f"""sed -i 's/"at": "[0-9]*-/"at": "2001-/' {proofs}""")
+        host.check_srs()
+        return "LUKS-W003" in alerts(sr)
+
+    def status(verb: str) -> int:
+        return machine.run(["luksext", verb, f"--sr-uuid={sr.uuid}"], check=False).rc
+
+    sr.plug()
+    assert not checked(later=False)
+    assert not checked(later=True)
+    machine.extend_pcr(16)
+    assert not checked(later=False)
+    for _ in range(2):
+        assert checked(later=True)
+        raised = host.xe("message-list", obj_uuid=sr.uuid, name="LUKS-W003", params="uuid",
+                         minimal=True)
+        assert len(raised.split(",")) == 1
+    assert (status("status"), status("prove")) == (3, 3)
+    machine.reset_pcr(16)
+    assert status("prove") == 0
+    assert not checked(later=True)
+    sr.unplug()
 
 
 def test_a_changed_pcr_is_refused_until_the_next_boot(sr: Sr) -> None:
