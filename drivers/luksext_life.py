@@ -274,7 +274,8 @@ class Life:
                 if begun.sr_uuid not in known:
                     util.SMlog("luksext: undoing the creation of the SR {} on {}, which was "
                                "interrupted".format(begun.sr_uuid, device))
-                    creation.undo(device, begun.luks_uuid)
+                    with _audited("sr-destroy", begun.sr_uuid, {"device": device}):
+                        creation.undo(device, begun.luks_uuid)
 
     def _check_devices(self, sr_uuid, wanted, alone):
         """Refuses every device that must not be formatted; nothing was touched yet.

@@ -24,12 +24,13 @@ def after_unlock(session, sr_ref, sr):
     for container in sr.readable:
         with only_logged("cannot note that suspensions are over"):
             bindings.plugged(container)
-        # As every change of a key: an administrator may be at another.
-        with only_logged("cannot go on encrypting " + container.device), state.locked(sr.uuid):
-            _settle(sr, container)
-            reencrypt.resume(container)
-        with only_logged("cannot end the suspension"), state.locked(sr.uuid):
-            changed |= _end_suspend(sr, container)
+        # As for every change of a key: an administrator may be at another.
+        with only_logged("cannot change the keys of " + container.device), state.locked(sr.uuid):
+            with only_logged("cannot go on encrypting " + container.device):
+                _settle(sr, container)
+                reencrypt.resume(container)
+            with only_logged("cannot end the suspension"):
+                changed |= _end_suspend(sr, container)
         with only_logged("cannot back up the header"):
             if changed or not backup.list_of(container.uuid) or backup.is_outdated(container.uuid):
                 backup.create(container.refreshed(), "plug")

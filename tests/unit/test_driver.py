@@ -897,14 +897,17 @@ class NoUndo:
         pass
 
 
-def test_the_next_creation_undoes_one_that_was_interrupted(lab):
+def test_the_next_creation_undoes_one_that_was_interrupted(lab, audited):
     disks = [lab.disk("sdb"), lab.disk("sdc")]
     interrupted(lab, *disks)
     left = [header.read(disk).uuid for disk in disks]
     assert sorted(left) == state.known()
+    del audited[:]
     lab.sr(device=",".join(disks), pin="any").create(SR, 0)
     assert [header.read(disk).label for disk in disks] == [SR + ":0:2", SR + ":1:2"]
     assert not set(left) & set(state.known())
+    assert [line[:2] for line in audited] == [
+        ("sr-destroy", OTHER_SR), ("sr-destroy", OTHER_SR), ("sr-create", SR)]
 
 
 def test_a_creation_that_xapi_knows_is_not_undone(lab):
