@@ -46,8 +46,9 @@ def _add(container: LuksContainer, way: Way, pin: Pin,
     with keyslots.taken_back_on_failure(container, slot):
         cryptsetup.add_key(device, slot, way.key, key)
         if suspension is not None:
-            kind.write_note(device, container.refreshed().header,
-                            Note("suspend", slot, suspension))
+            added = container.refreshed()
+            keyslots.note_suspension(added, slot)
+            kind.write_note(device, added.header, Note("suspend", slot, suspension))
         kind.write_binding(device, Binding(slot, jwe))
         if keyslots.key_of(container.refreshed(), slot) != key:
             raise KeyRefused(device, slot)

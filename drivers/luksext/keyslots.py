@@ -15,9 +15,14 @@ from luksext.errors import (KeyRefused, LastWayIn, LuksError, MemoryShort, NameR
                             UnlockRefused, WrongRecoveryKey, WrongSlot)
 from luksext.generation import Note, recovery_note
 from luksext.run import log, overtime
+from luksext.state import Store
 
 # In the order in which a typed key is tried on them.
 ROLES = ("recovery", "unknown", "binding", "suspend")
+
+# The suspensions that this host made, and how many of the newest are remembered.
+_SUSPENSIONS = "suspensions"
+_SUSPENSIONS_KEPT = 16
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,32}\Z")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")
@@ -55,7 +60,28 @@ def slots(container: LuksContainer) -> List[Slot]:
     pins = {binding.slot: clevis.describe(binding.jwe)
             for binding in container.bindings}
     notes = {note.slot: note for note in generation.notes(device, header)}
-    return [_slot(number, pins.get(number), notes.get(number)) for number in header.keyslots]
+    return [_slot(number, pins.get(number), _believed(container, notes.get(number)))
+            for number in header.keyslots]
+
+
+def _believed(container: LuksContainer, note: Optional[Note]) -> Optional[Note]:
+    """`note`; of an unknown kind where it tells of a suspension that this host did not make."""
+    if note and note.kind == "suspend" \
+            and container.header.marks.get(note.slot) not in _suspensions(container):
+        return note._replace(kind="unknown")
+    return note
+
+
+def note_suspension(container: LuksContainer, number: int) -> None:
+    """Notes on this host that the keyslot is a suspension. Its end destroys the keyslot, and may
+    renew bindings: for that, what a header says is not enough. Raises NotWritten."""
+    marks = [*_suspensions(container), container.header.marks[number]]
+    Store(container.uuid).save(_SUSPENSIONS, {"marks": marks[-_SUSPENSIONS_KEPT:]})
+
+
+def _suspensions(container: LuksContainer) -> List[str]:
+    marks = Store(container.uuid).load(_SUSPENSIONS).get("marks")
+    return [mark for mark in marks if isinstance(mark, str)] if isinstance(marks, list) else []
 
 
 def _slot(number: int, pin: Optional[Pin], note: Optional[Note]) -> Slot:
@@ -66,6 +92,8 @@ def _slot(number: int, pin: Optional[Pin], note: Optional[Note]) -> Slot:
         return data[name] if isinstance(data.get(name), str) and form.match(data[name]) else ""
 
     created = text("created", _TIME)
+    if note and note.kind == "unknown":
+        return Slot(number, "unknown", "", None, False, "", "")
     if note and note.kind == "suspend":
         return Slot(number, "suspend", pin.name if pin else "", pin, False, created, "",
                     text("until", _TIME))

@@ -280,6 +280,16 @@ def expire(disk, slot, until=PAST):
         "suspend", slot, {"until": until}))
 
 
+@pytest.mark.parametrize("slot", [0, 1], ids=["binding", "recovery key"])
+def test_a_suspension_that_only_the_header_tells_of_changes_nothing(bound, slot):
+    expire(bound, slot, SOON)
+    bound.break_bindings()
+    before = dict(bound.keys)
+    assert bindings.end_suspend(bound.container()) is False
+    assert bound.keys == before
+    assert roles(bound)[slot] == "unknown"
+
+
 def test_past_its_time_a_suspension_renews_nothing(bound):
     slot = bindings.suspend(bound.container(), bound.way, SOON)
     bound.break_bindings()
