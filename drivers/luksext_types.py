@@ -10,6 +10,10 @@ import importlib
 
 SR_TYPE = "luksext"
 
+# luksext.errors.DeviceIsOurs, and how a LUKS header begins (luksext.header).
+_IS_OURS = 6214
+_LUKS = b"LUKS\xba\xbe"
+
 
 def teach_gc(cleanup) -> None:
     """Makes the garbage collector `cleanup` treat our type as the file-based ext.
@@ -61,14 +65,36 @@ def teach_lvutil(lvutil) -> None:
 
 
 def _refuse_ours(lvutil, device):
-    # Here, since this module is loaded for every command of our driver.
-    from luksext import container
-    from luksext.errors import DeviceIsOurs
+    refusal = _refusal(lvutil, device)
+    if refusal is not None:
+        raise lvutil.xs_errors.SROSError(*refusal)
+
+
+def _refusal(lvutil, device):
+    """The code and the text of the error where `device` is ours, or may be; else None."""
     try:
-        container.check_formattable(device, force=True)
-    except DeviceIsOurs as error:
-        raise lvutil.xs_errors.SROSError(error.code, str(error)) from error
+        # Here, since this module is loaded for every command of our driver.
+        from luksext import container
+        from luksext.errors import DeviceIsOurs
+        try:
+            container.check_formattable(device, force=True)
+        except DeviceIsOurs as error:
+            return error.code, str(error)
     except Exception as error:  # pylint: disable=broad-except
-        # Whatever is wrong with us must not keep SM from its own work.
         lvutil.util.SMlog("luksext: cannot tell whether {} is a disk of an encrypted SR: {}".format(
             device, error))
+        # Whatever else is wrong with us must not keep SM from its own work.
+        if _has_luks(device):
+            return _IS_OURS, (
+                "{0} carries a LUKS header, and whether it is of an encrypted SR cannot be told: "
+                "{1}. Nothing was changed. If it is not, remove the header (`wipefs -a {0}`), then "
+                "run the command again.".format(device, error))
+    return None
+
+
+def _has_luks(device):
+    try:
+        with open(device, "rb") as disk:
+            return disk.read(len(_LUKS)) == _LUKS
+    except OSError:
+        return False

@@ -230,6 +230,23 @@ def test_it_makes_one_on_any_other_disk_as_without_us(small_sm, ours):
         assert run(paths, line("lvutil") + MAKE.format(disk), CREATE) == ["wiped", disk]
 
 
+@pytest.mark.parametrize("name, content, expected", [
+    ("luks1", headers.luks1(), "refused"), ("luks2", headers.luks2(), "refused"),
+    ("other", b"data", "wiped")])
+def test_a_disk_of_which_it_cannot_tell_is_left_alone_where_a_header_is(
+        small_sm, tmp_path, name, content, expected):
+    paths, line = small_sm
+    disk = tmp_path / name
+    disk.write_bytes(content)
+    broken = line("lvutil") + """
+import luksext.container
+def fail(*args, **kwargs):
+    raise OSError("input/output error")
+luksext.container.check_formattable = fail
+""" + MAKE.format(disk).replace("is part of the", "whether it is of an")
+    assert run(paths, broken, CREATE)[0] == expected
+
+
 def test_in_any_other_command_of_a_driver_nothing_is_hooked(small_sm, ours):
     paths, line = small_sm
     for command in ((CREATE[0], CREATE[1].replace("sr_create", "sr_scan")),
