@@ -7,6 +7,7 @@ of it, and would wait for it each time.
 import contextlib
 import functools
 import logging
+import os
 import xml.etree.ElementTree as ElementTree
 
 import luksext_xapi
@@ -313,7 +314,9 @@ class Life:
     def _make_containers(sr_uuid, wanted, passphrase, undo):
         """Formats and opens a container on each device; `undo` takes how to undo it."""
         made = []
-        for index, device in enumerate(wanted.devices):
+        # All at once, since each takes a while: the disks that were checked, whatever their names
+        # lead to by then.
+        for index, device in enumerate(list(map(os.path.realpath, wanted.devices))):
             container = creation.make(
                 device, Identity(sr_uuid, index, len(wanted.devices)), wanted, passphrase)
             undo.add(functools.partial(creation.undo, device, container.uuid))

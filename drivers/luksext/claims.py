@@ -7,17 +7,22 @@ does for a VM to which the disk is passed, nor a second path to the same disk.
 """
 import contextlib
 import errno
+import fcntl
 import os
 from typing import Iterator, List
 
 from luksext import devices
 from luksext.errors import DeviceInUse, DeviceMissing, OptionInvalid
+from luksext.run import log
 
 _PROC = "/proc"
 
 # The partitions that the installer of XCP-ng makes for dom0 and for its backup, which is mounted
 # nowhere (lvutil.py of SM, createVG, leaves the same alone).
 _SYSTEM_PARTITIONS = ("1", "2")
+
+# include/uapi/linux/fs.h
+_BLKRRPART = 0x125f
 
 
 def check(device: str) -> None:
@@ -32,8 +37,9 @@ def check(device: str) -> None:
 
 
 @contextlib.contextmanager
-def held(device: str) -> Iterator[None]:
-    """Within, nobody can mount or map `device`. Raises DeviceInUse, DeviceMissing."""
+def held(device: str) -> Iterator[int]:
+    """Within, nobody can mount or map `device`, which is open. Raises DeviceInUse, DeviceMissing.
+    """
     try:
         handle = os.open(device, os.O_RDONLY | os.O_EXCL)
     except OSError as error:
@@ -41,11 +47,22 @@ def held(device: str) -> Iterator[None]:
             raise DeviceMissing(
                 "{} cannot be opened: {}.".format(device, error.strerror),
                 "Check the disk with `dmesg | tail`.") from error
-        raise DeviceInUse(device, devices.holders(device)) from error
+        users = devices.holders(device) or devices.holders(devices.whole(device))
+        raise DeviceInUse(device, users) from error
     try:
-        yield
+        yield handle
     finally:
         os.close(handle)
+
+
+def forget_partitions(handle: int) -> None:
+    """Has the kernel look for partitions again on the disk that is open and held as `handle`: those
+    of a table that was overwritten would stay, and look like empty disks. A partition has none."""
+    try:
+        fcntl.ioctl(handle, _BLKRRPART)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTTY):
+            log.warning("the kernel keeps the partitions that were overwritten: %s", error)
 
 
 def check_not_system(device: str, system: str) -> None:
@@ -86,8 +103,9 @@ def loops(device: str) -> List[str]:
 
 
 def writers(device: str) -> List[str]:
-    """The programs, other than this, that have `device` or a part of it open to write to it."""
-    numbers = devices.numbers_of(device)
+    """The programs, other than this, that have `device`, a part of it, or the disk that it is a
+    part of, open to write to it."""
+    numbers = [*devices.numbers_of(device), devices.disk_number(device)]
     found = set()
     for process in filter(str.isdigit, os.listdir(_PROC)):
         if int(process) != os.getpid() and _writes(process, numbers):

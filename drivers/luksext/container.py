@@ -6,18 +6,19 @@ header is compared with what was recorded when it was made; after, the kernel's 
 asked for.
 """
 import contextlib
+import os
 import time
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from luksext import (alive, begun, claims, clevis, contents, cryptsetup, devices, header, keys,
-                     tables, trust)
+                     state, tables, trust)
 from luksext.cryptsetup import Flags, Format
 from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceInUse, DeviceIsOurs,
-                            DeviceMissing, HeaderMismatch, LuksError, MappingMismatch, NoBinding,
-                            NotOurs, PinRefuses, ReencryptionUnfinished, TimeOver, ToolMissing,
-                            Unsupported, UnlockRefused, open_by_hand)
+                            DeviceMissing, DeviceNotEmpty, HeaderMismatch, LuksError,
+                            MappingMismatch, NoBinding, NotOurs, PinRefuses, ReencryptionUnfinished,
+                            TimeOver, ToolMissing, Unsupported, UnlockRefused, open_by_hand)
 from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, identity_of,
-                                parse_identity, recovery_note)
+                                recovery_note, traces)
 from luksext.header import Header
 from luksext.options import Options
 from luksext.run import log, overtime, require, run
@@ -205,22 +206,25 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
     The key is sealed before the device is touched: a host whose TPM or server cannot seal is told
     so with nothing changed. The caller has checked the device and made `options` by `prepare`, and
     proves the binding by `open`. Sealing takes a while, so the device is checked once more, with
-    nobody able to mount or map it until its start is overwritten.
+    nobody able to mount or map it until its start is overwritten. A link to it may lead to another
+    disk by then, so it is followed once.
     A failure after that erases what was begun.
 
     luks_uuid: that of the new container. passphrase: becomes a second keyslot, where given.
     """
+    device = os.path.realpath(device)
     key = clevis.new_key()
     jwe = clevis.seal(options.pin, key)
     version = options.luks_version or 0
     generation = GENERATIONS[version]
     wanted = Format(version, luks_uuid, options.cipher, options.key_bits,
                     str(identity), SUBSYSTEM)
-    with claims.held(device):
+    with claims.held(device) as handle:
         check_formattable(device, options.force)
         _clear_start(device)
         if options.force:
             _clear_end(device)
+        claims.forget_partitions(handle)
     try:
         cryptsetup.luks_format(device, wanted, BINDING_SLOT, key)
         generation.write_identity(device, identity)
@@ -237,22 +241,28 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
 
 
 def check_formattable(device: str, force: bool) -> None:
-    """Raises DeviceIsOurs where `device` or a partition of it is a part of an encrypted SR, also
-    where its header is damaged, and unless `force` DeviceNotEmpty for whatever else is on it."""
+    """Raises DeviceIsOurs where `device`, a partition of it or the disk that it is a partition of
+    is a part of an encrypted SR, also where its header is damaged, and unless `force`
+    DeviceNotEmpty for whatever else is on it."""
     for path in [device, *devices.partitions(device)]:
-        for identity in _identities(path):
-            raise DeviceIsOurs(path, identity.sr_uuid)
+        _check_not_ours(path)
+    disk = devices.whole(device)
+    # The kernel may have partitions of a disk that has none any more. Where it has, what lies
+    # behind its start is theirs.
+    if disk != device and header.remains(disk):
+        _check_not_ours(disk)
+        if not force:
+            raise DeviceNotEmpty(disk, ["crypto_LUKS"])
     if not force:
         contents.check_empty(device)
 
 
-def _identities(device: str) -> Iterator[Identity]:
+def _check_not_ours(device: str) -> None:
+    for identity in traces(device):
+        raise DeviceIsOurs(device, identity.sr_uuid)
     found = header.find(device)
-    identity = LuksContainer(device, found).identity if found else None
-    for claimed in [identity, *(parse_identity(remains.label) for remains in header.remains(device)
-                                if remains.subsystem == SUBSYSTEM)]:
-        if claimed is not None:
-            yield claimed
+    if found is not None and found.uuid in state.known():
+        raise DeviceIsOurs(device)
 
 
 def add_recovery_key(device: str, luks_version: int, slot: int, key: bytes,

@@ -117,6 +117,12 @@ def partition_of(device: str) -> Tuple[str, str]:
     return (_parent(name), number) if number else (name, "")
 
 
+def whole(device: str) -> str:
+    """The path of the disk that `device` is a partition of; for a whole disk, itself."""
+    disk, partition = partition_of(device)
+    return "/dev/" + disk if partition else device
+
+
 def world_wide_name(device: str) -> str:
     """What the maker of the disk calls it, or of the disk that a partition is on; "" if unknown."""
     name = kernel_name(device)

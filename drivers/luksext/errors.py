@@ -255,13 +255,16 @@ class DeviceIsOurs(LuksError):
 
     code = 6214
 
-    def __init__(self, device: str, sr_uuid: str) -> None:
+    def __init__(self, device: str, sr_uuid: str = "") -> None:
         super().__init__(
-            "{} is part of the encrypted SR {}. Nothing was changed.".format(device, sr_uuid),
+            "{} is part of {}. Nothing was changed.".format(
+                device, "the encrypted SR " + sr_uuid if sr_uuid else
+                "an encrypted SR that this host knew; its header does not say which"),
             "To use that SR: xe sr-introduce uuid={0} type=luksext name-label=NAME "
             "content-type=user, then xe pbd-create and xe pbd-plug. To destroy it: xe sr-destroy "
-            "uuid={0}; if no host knows it any more: cryptsetup erase {1} && wipefs -a {1}".format(
-                sr_uuid, device))
+            "uuid={0}; if no host knows it any more, this destroys all that is on the disk: "
+            "cryptsetup erase {1}; dd if=/dev/zero of={1} bs=1M count=16 conv=fsync".format(
+                sr_uuid or "SR", device))
 
 
 class HeaderMissing(LuksError):

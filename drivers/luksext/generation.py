@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tu
 
 from luksext import clevis, cryptsetup, untrusted
 from luksext.errors import HeaderFull
-from luksext.header import Header, read
+from luksext.header import Header, read, remains
 from luksext.untrusted import number
 
 SUBSYSTEM = "luksext"
@@ -29,8 +29,13 @@ _EMPTY = "empty"
 
 # Our notes in luksmeta.
 _NOTE_UUID = "3f2a7c58-9b1e-4d06-8a77-5e0c1f6b2d94"
-_IDENTITY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,3}):([0-9]{1,3})\Z")
+_TEXT = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,3}):([0-9]{1,3})"
+_IDENTITY = re.compile(_TEXT + r"\Z")
 
+# luksmeta saves each thing at the start of a block, before the data (libluksmeta.c, find_gap).
+_SAVED = re.compile(_TEXT.encode("ascii"))
+_BLOCK = 4096
+_LARGEST_HEADER = 16 << 20
 
 # Our notes in LUKS2 tokens: this and the kind.
 _NOTE_TYPE = "luksext-"
@@ -326,6 +331,24 @@ class Luks2(Generation):
 
 
 GENERATIONS: Dict[int, Generation] = {1: Luks1(), 2: Luks2()}
+
+
+def traces(device: str) -> Iterator[Identity]:
+    """Whose disk `device` is or was, as all say that is left of headers of ours, damaged or not.
+
+    No program is run, for one that fails would tell that the disk is nobody's. Raises OSError.
+    """
+    for found in remains(device):
+        identity = parse_identity(found.label) if found.subsystem == SUBSYSTEM else None
+        if identity is not None:
+            yield identity
+    with open(device, "rb") as disk:
+        start = disk.read(_LARGEST_HEADER)
+    for place in range(0, len(start), _BLOCK):
+        saved = _SAVED.match(start, place)
+        identity = parse_identity(saved.group().decode("ascii")) if saved else None
+        if identity is not None:
+            yield identity
 
 
 def identity_of(device: str) -> Optional[Identity]:

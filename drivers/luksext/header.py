@@ -317,7 +317,7 @@ def payload_size(device: str, header: Header) -> int:
 
 
 class Remains(NamedTuple):
-    """What a LUKS2 header says that may be damaged: see `Header`."""
+    """What a header says that may be damaged: see `Header`. Of LUKS1 that there is or was one."""
 
     uuid: str
     label: str
@@ -325,13 +325,15 @@ class Remains(NamedTuple):
 
 
 def remains(device: str) -> List[Remains]:
-    """Every LUKS2 header that is or was on `device`, intact or not."""
+    """Every header that is or was on `device`, intact or not. Raises OSError."""
     found = []
     with open(device, "rb") as disk:
         for offset, magic in _PLACES:
             disk.seek(offset)
             binary = disk.read(_BINARY_SIZE)
-            if binary[:8] == magic + b"\0\2":
+            if offset == 0 and binary[:8] == _MAGIC + b"\0\1":
+                found.append(Remains(_text(binary[168:208]), "", ""))
+            elif binary[:8] == magic + b"\0\2":
                 found.append(Remains(*(_text(binary[start:end]) for start, end in
                                        ((168, 208), (24, 72), (208, 256)))))
     return found

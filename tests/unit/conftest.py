@@ -22,7 +22,7 @@ settings.register_profile("campaign", max_examples=2000, print_blob=True, **_PAT
 settings.load_profile("ci")
 
 # What the scripts themselves call.
-HELPERS = ("cat", "sleep", "env", "ls", "mkdir", "rm")
+HELPERS = ("cat", "sleep", "env", "ln", "ls", "mkdir", "rm")
 
 
 class Programs:

@@ -108,6 +108,31 @@ def test_who_writes_to_a_partition_has_the_disk_in_use(sysfs, opened):
     assert claims.writers(disk)
 
 
+def test_who_writes_to_the_disk_has_its_partitions_in_use(sysfs, opened):
+    disk, _ = opened("wb")
+    part = sysfs.partition("sdb", "sdb1", number="8:33")
+    other = sysfs.disk("sdc", number="8:32")
+    assert claims.writers(disk) == claims.writers(part) != []
+    assert claims.writers(other) == []
+
+
+def test_who_holds_the_disk_holds_its_partitions(sysfs, monkeypatch):
+    sysfs.disk("sdb")
+    part = sysfs.partition("sdb", "sdb1")
+    sysfs.mapping("dm-0", "whole", "CRYPT-LUKS2-x", below=["sdb"])
+    monkeypatch.setattr(claims.os, "open", failing_open(errno.EBUSY))
+    with pytest.raises(DeviceInUse, match="in use by /dev/mapper/whole"):
+        claims.check(part)
+
+
+def test_that_the_kernel_keeps_partitions_fails_nothing(monkeypatch):
+    for number in (errno.EBUSY, errno.EINVAL, errno.ENOTTY):
+        def fail(handle, request, number=number):
+            raise OSError(number, os.strerror(number))
+        monkeypatch.setattr(claims.fcntl, "ioctl", fail)
+        claims.forget_partitions(0)
+
+
 def test_a_loop_device_on_it_or_on_a_part_of_it_is_named(sysfs):
     disk, other = sysfs.disk("sdb"), sysfs.disk("sdc")
     part = sysfs.partition("sdb", "sdb1")

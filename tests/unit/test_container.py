@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import headers
-from luksext import alive, container, cryptsetup, devices
+from luksext import alive, container, cryptsetup, devices, notes, state
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.cryptsetup import Flags
@@ -378,6 +378,104 @@ def test_a_part_of_an_sr_is_not_overwritten_whatever_is_left_of_its_header(host,
     for force in (False, True):
         with pytest.raises(DeviceIsOurs, match=headers.SR):
             container.check_formattable(device, force)
+
+
+def luks1_with_mark(luks1=None):
+    """As luksmeta 9 leaves it: our mark at the start of a block of its area, here the second."""
+    mark = b"%s:0:1" % headers.SR.encode()
+    start = headers.luks1() if luks1 is None else luks1
+    return b"".join([start.ljust(0x101000, b"\0"), b"LUKSMETA".ljust(4096, b"\0"),
+                     mark.ljust(4096, b"\0")])
+
+
+@pytest.mark.parametrize("content", [
+    luks1_with_mark(), luks1_with_mark(b""), luks1_with_mark(headers.luks1()[:300])],
+    ids=["whole", "header lost", "header damaged"])
+def test_a_luks1_disk_of_an_sr_is_known_where_luksmeta_fails_or_is_missing(
+        host, programs, content):
+    device = host.disk("sdb", content)
+    for _ in range(2):
+        for force in (False, True):
+            with pytest.raises(DeviceIsOurs, match=headers.SR):
+                container.check_formattable(device, force)
+        programs.add("luksmeta", "exit 1")
+    assert programs.order() == []
+
+
+def test_a_luks1_disk_of_somebody_else_is_not_ours(host):
+    text = b"see %s:0:1" % headers.SR.encode()
+    device = host.disk("sdb", headers.luks1().ljust(8192, b"\0") + text)
+    container.check_formattable(device, True)
+
+
+@pytest.mark.parametrize("content", [headers.luks1(), headers.luks2()])
+def test_a_container_that_something_is_noted_of_is_ours_whatever_its_header_says(
+        host, monkeypatch, tmp_path, content):
+    device = host.disk("sdb", content)
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
+    container.check_formattable(device, True)
+    state.Store(headers.UUID).make()
+    with pytest.raises(DeviceIsOurs, match="its header does not say which"):
+        container.check_formattable(device, True)
+
+
+@pytest.fixture
+def parted(host, monkeypatch):
+    """A disk, written as asked for, of which the kernel has a partition; the path of that."""
+    monkeypatch.setattr(devices, "whole", lambda device: device.replace("sdb1", "sdb"))
+
+    def write(content):
+        host.disk("sdb", content)
+        part = host.sysfs.partition("sdb", "sdb1")
+        with open(part, "wb") as file:
+            file.write(os.urandom(4096))
+        return part
+
+    return write
+
+
+@pytest.mark.parametrize("content", [headers.ours(), luks1_with_mark(), bytes(0x4000)
+                                     + headers.ours()[0x4000:]])
+def test_a_partition_that_lies_in_a_disk_of_ours_is_not_formatted(parted, content):
+    part = parted(content)
+    for force in (False, True):
+        with pytest.raises(DeviceIsOurs, match=part[:-1] + " is part of"):
+            container.check_formattable(part, force)
+
+
+def test_a_partition_in_a_container_of_somebody_else_is_not_empty(parted):
+    part = parted(headers.luks2())
+    with pytest.raises(DeviceNotEmpty, match=part[:-1] + " is not empty"):
+        container.check_formattable(part, False)
+    container.check_formattable(part, True)
+
+
+def test_beside_a_partition_of_ours_another_is_formatted(parted):
+    content = bytes(1 << 20) + luks1_with_mark()
+    container.check_formattable(parted(content), False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_kernel_forgets_partitions_that_were_overwritten(host, monkeypatch, force):
+    device, asked = host.disk("sdb", size=256 << 20), []
+    monkeypatch.setattr(container.claims.fcntl, "ioctl", lambda handle, number: asked.append(
+        (os.readlink("/proc/self/fd/{}".format(handle)), number)))
+    container.format_container(device, headers.UUID, OURS, OPTIONS._replace(force=force), None)
+    assert asked == [(device, 0x125f)]
+
+
+def test_all_is_written_to_the_disk_that_a_link_led_to_at_first(host, programs):
+    first, second = host.disk("sdb"), host.disk("sdc", b"of somebody else")
+    link = str(host.sysfs.nodes / "by-id")
+    os.symlink(first, link)
+    programs.add("clevis", "$helpers/rm {0}; $helpers/ln -s {1} {0}; echo {2}".format(
+        link, second, headers.JWE))
+    made = container.format_container(link, headers.UUID, OURS, OPTIONS, None)
+    assert os.path.realpath(link) == second
+    assert made.device == first
+    assert read(first).uuid == headers.UUID
+    with open(second, "rb") as disk:
+        assert disk.read() == b"of somebody else"
 
 
 def test_formatting_makes_a_bound_container_with_our_mark(host, programs):

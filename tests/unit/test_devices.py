@@ -69,6 +69,12 @@ def test_size_and_number_come_from_sysfs(sysfs):
     assert devices.number_of(node) == "8:16"
 
 
+def test_the_disk_of_a_partition_is_told(sysfs):
+    disk, part = sysfs.disk("sdb"), sysfs.partition("sdb", "sdb1")
+    assert devices.whole(part) == "/dev/sdb"
+    assert devices.whole(disk) == disk
+
+
 def test_a_block_size_that_the_kernel_does_not_tell_is_512(sysfs):
     assert devices.logical_block_size("/dev/nope") == 512
 
