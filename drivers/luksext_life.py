@@ -11,11 +11,11 @@ import os
 import xml.etree.ElementTree as ElementTree
 
 import luksext_xapi
-from luksext import (alive, claims, creation, devices, header, keys, lvm, options,
+from luksext import (alive, claims, creation, devices, erasure, header, keys, lvm, options,
                      reencrypt_process, repository, run, state)
 from luksext import container as containers
 from luksext.container import LuksContainer
-from luksext.errors import DeviceInUse, HalfDestroyed, HeaderMissing, LuksError
+from luksext.errors import DeviceInUse, HalfDestroyed, LuksError
 from luksext.generation import Identity
 from luksext_sm import FileSR, scsiutil, util, xs_errors
 
@@ -206,19 +206,26 @@ class Life:
             self._delete(sr_uuid)
 
     def _delete(self, sr_uuid):
+        # While they are open, their mappings lead to the very disks; a search may find copies.
+        sr = self._repository()
+        mappings = self._open_mappings(sr_uuid)
         if not luksext_xapi.is_emptied(self._session, self._ref):
-            with self._working_inside(self._repository().containers):
+            with self._working_inside(sr.containers):
                 FileSR.FileSR.delete(self._driver, sr_uuid)
             luksext_xapi.note(self._session, self._ref, **{luksext_xapi.EMPTIED: "true"})
-        lvm.remove_group(self._driver.vgname)
-        for mapping in self._open_mappings(sr_uuid):
+        lvm.remove_group(self._driver.vgname, mappings)
+        for mapping in mappings:
             containers.close_mapping(mapping)
-        for disk in self._repository().disks:
-            if isinstance(disk, LuksContainer):
-                disk.erase()
-            elif not isinstance(disk, HeaderMissing):
-                raise disk
+        for disk, record in zip(sr.disks, sr.records):
+            self._erase(disk, disk.uuid if record is None else record.uuid)
         _upkeep().forget(sr_uuid, self._records())
+
+    def _erase(self, disk, luks_uuid):
+        """Erases a disk, once: afterwards its UUID may be that of a copy."""
+        noted = luksext_xapi.ERASED + luks_uuid
+        if noted not in self._session.xenapi.SR.get_sm_config(self._ref):
+            erasure.erase(luks_uuid, disk, self._driver.uuid)
+            luksext_xapi.note(self._session, self._ref, **{noted: "true"})
 
     def is_emptied(self):
         """Whether nothing is left to scan."""

@@ -17,6 +17,8 @@ RECORDS = "luks_containers"
 RECOVERY = "luks_recovery_key"
 ALERTS = "luks_alerts"
 EMPTIED = "luks_emptied"
+# Followed by the LUKS UUID of a disk.
+ERASED = "luks_erased_"
 
 # A key of VDI.sm_config, of the storage manager.
 ACTIVATING = "activating"

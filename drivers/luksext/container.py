@@ -142,7 +142,11 @@ class LuksContainer:
             close_mapping(mapping)
 
     def erase(self) -> None:
-        """Destroys all keyslots, then the header: nothing opens or recognises it any more."""
+        """Destroys all keyslots, then the header: nothing opens or recognises it any more. Raises
+        HeaderMismatch, HeaderMissing where another disk is in its place by now."""
+        present = self.refreshed().uuid
+        if present != self.uuid:
+            raise HeaderMismatch(self.device, "LUKS UUID " + present, self.uuid)
         cryptsetup.erase(self.device)
         erase_start(self.device)
 

@@ -68,7 +68,8 @@ def undo(device: str, luks_uuid: str) -> None:
         mapping = container.mapping
         group = lvm.sr_group_on(mapping.path) if mapping else None
         if group is not None:
-            lvm.remove_group(group)
+            built_on = [other.mapping for other in containers.all_of(str(lvm.sr_of(group)))]
+            lvm.remove_group(group, [found for found in built_on if found is not None])
         container.close()
         container.erase()
     elif any(remains.uuid == luks_uuid for remains in header.remains(device)):

@@ -229,6 +229,11 @@ def lasting_name(device: str) -> str:
     return next((link for link in links if kernel_name(link) == kernel_name(device)), device)
 
 
+def lasts(name: str) -> bool:
+    """Whether `name`, of `lasting_name`, stays."""
+    return name.startswith(_BY_ID + "/")
+
+
 def whole_disks() -> Iterator[str]:
     """Paths of all disks: no partitions, nothing that the kernel makes of other devices, and not
     the paths to one NVMe disk that the kernel hides behind it."""

@@ -5,10 +5,12 @@ The ext driver makes one group `XSLocalEXT-<SR UUID>` with one volume `<SR UUID>
 SR has several disks.
 """
 import re
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Sequence
 
+from luksext import devices
+from luksext.devices import Mapping
 from luksext.errors import CommandFailed, ToolBroken
-from luksext.run import run
+from luksext.run import log, run
 
 GROUP_PREFIX = "XSLocalEXT-"
 
@@ -19,6 +21,10 @@ _SR_GROUP = re.compile(
 _WRITABLE = ["--config", "global{metadata_read_only=0}"]
 
 _DEADLINE = 120
+
+# The status for a group that is not there, and for what cannot be removed, which then keeps its
+# disks in use (lvm(8), EXIT STATUS; as LVM's own scripts ask).
+_ABSENT = 5
 
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
 
@@ -135,11 +141,20 @@ def deactivate_all(group: str) -> None:
     run(["vgchange", *_WRITABLE, "-an", group], deadline=_DEADLINE)
 
 
-def remove_group(group: str) -> None:
-    """Removes `group` with its volumes. Where there is none, nothing happens."""
-    # As LVM's own scripts ask: 5 is for a group that is not there, and for what cannot be removed,
-    # which then keeps its disks in use (lvm(8), EXIT STATUS).
-    run(["vgremove", *_WRITABLE, "--force", group], deadline=_DEADLINE, accept=(0, 5))
+def remove_group(group: str, mappings: Sequence[Mapping]) -> None:
+    """Removes `group` with its volumes, where all its disks are `mappings`: a copy of one that was
+    made elsewhere has the same name. Where there is none, nothing happens."""
+    try:
+        disks = {devices.kernel_name(disk.path) for disk in physical_volumes(group)}
+    except CommandFailed as error:
+        if error.status != _ABSENT:
+            raise
+        return
+    foreign = disks - {mapping.kernel_name for mapping in mappings}
+    if foreign:
+        log.warning("%s is not removed, since it lies on %s", group, ", ".join(sorted(foreign)))
+        return
+    run(["vgremove", *_WRITABLE, "--force", group], deadline=_DEADLINE, accept=(0, _ABSENT))
 
 
 def drop(name: str) -> None:

@@ -80,15 +80,18 @@ def test_it_is_known_by_its_header_when_the_disk_has_another_name(disk, formatte
     assert creation.noted_on(moved) == [Creation(uuid, headers.SR)]
 
 
-def test_undoing_takes_apart_what_was_built(disk, formatted, programs, sysfs):
+def test_undoing_takes_apart_what_was_built(disk, formatted, programs, sysfs, monkeypatch):
     uuid = creation.make(disk, OURS, OPTIONS, None)
     group = "XSLocalEXT-" + headers.SR
     programs.add("pvs", "echo " + group)
+    programs.add("vgs", "echo '/dev/dm-0|1|1|1|1'")
     programs.add("vgremove")
+    monkeypatch.setattr(container, "all_of", lambda sr_uuid: [
+        container.LuksContainer(disk, find(disk))] if sr_uuid == headers.SR else [])
     sysfs.mapping("dm-0", "luks-x", "CRYPT-LUKS2-{}-luks-x".format(uuid.replace("-", "")), ["sdb"])
     creation.undo(disk, uuid)
-    assert programs.order() == ["pvs --noheadings", "vgremove --config", "cryptsetup close",
-                                "cryptsetup erase", "dd if=/dev/zero"]
+    assert programs.order() == ["pvs --noheadings", "vgs --noheadings", "vgremove --config",
+                                "cryptsetup close", "cryptsetup erase", "dd if=/dev/zero"]
     assert programs.calls("vgremove")[0][-1] == group
     assert find(disk) is None
     assert state.known() == []

@@ -145,6 +145,8 @@ def lab(driver, programs, tmp_path, monkeypatch):
 def add_programs(programs, sysfs):
     for name in ("jose", "wipefs", "udevadm", "clevis-encrypt-any", "pvs", "vgremove"):
         programs.add(name)
+    programs.add("vgs", "for disk in {}/dm-sd*; do echo \"$disk|1|1|1|1\"; done".format(
+        sysfs.block))
     programs.add("clevis", "[ $1 = encrypt ] && echo {} || printf key".format(headers.JWE))
     programs.add("dd", 'for word; do case $word in of=*) : >"${word#of=}"; esac; done')
     for name in ("cryptsetup", "dmsetup"):
@@ -789,7 +791,7 @@ def test_a_delete_that_fails_erases_nothing(lab):
     made.attach(SR)
 
 
-DELETE = ["vgremove", "close", "erase", "dd"]
+DELETE = ["vgs", "vgremove", "close", "erase", "dd"]
 
 
 def stop_at(lab, program):
@@ -831,6 +833,56 @@ def test_a_delete_that_was_done_may_be_repeated(lab):
     made.delete(SR)
     made.session.operations = {"task": "destroy"}
     made.attach(SR)
+    made.delete(SR)
+
+
+def test_a_blank_disk_in_the_place_of_one_that_was_pulled_is_not_taken_for_erased(lab):
+    made, disks = half_deleted(lab, 2, "close")
+    kept = [header.read(disk).uuid for disk in disks]
+    Path(disks[1]).write_bytes(b"")
+    text = failure(lab, made.delete, SR)
+    assert disks[1] + " has no LUKS header" in text
+    assert "{} was not erased by this host".format(kept[1]) in text
+    assert "xe sr-forget uuid=" + SR in text
+    assert header.find(disks[0]) is None
+    assert kept[1] in state.known()
+    assert [key for key in made.session.sm_config if key.startswith("luks_erased_")] == [
+        "luks_erased_" + kept[0]]
+
+
+def test_a_disk_that_was_erased_may_be_gone_and_its_copy_stays(lab):
+    made, disks = created(lab, 2)
+    made.attach(SR)
+    content = Path(disks[0]).read_bytes()
+    repair = stop_at(lab, "erase")
+    (lab.programs.folder / "cryptsetup").write_text(
+        (lab.programs.folder / "cryptsetup").read_text().replace(
+            "[ $1 = erase ]", "[ $1$3 = erase{} ]".format(disks[1])))
+    failure(lab, made.delete, SR)
+    repair()
+    os.unlink(disks[0])
+    copy = lab.disk("sdd", content)
+    made.delete(SR)
+    assert header.find(disks[1]) is None
+    assert Path(copy).read_bytes() == content
+
+
+def test_the_disks_that_are_erased_are_those_that_were_open(lab, monkeypatch):
+    """A copy at the place where a disk was named does not take its place once it is closed."""
+    made, disks = created(lab)
+    made.attach(SR)
+    content = Path(disks[0]).read_bytes()
+    copy = lab.disk("sdc", content)
+    made.dconf["device"] = copy
+    made.delete(SR)
+    assert header.find(disks[0]) is None
+    assert Path(copy).read_bytes() == content
+
+
+def test_a_copy_of_the_group_elsewhere_is_not_removed_when_a_delete_goes_on(lab):
+    made, _ = half_deleted(lab)
+    lab.programs.add("vgs", "echo '/dev/sdz|1|1|1|1'")
+    lab.programs.add("vgremove", "exit 9")
     made.delete(SR)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 import headers
 from luksext import ext4, lvm
+from luksext.devices import Mapping
 from luksext.errors import CommandFailed, ToolBroken
 
 GROUP = "XSLocalEXT-" + headers.SR
@@ -58,14 +59,37 @@ def test_changes_are_written_whatever_the_hosts_lvm_conf_says(programs):
     assert programs.calls("lvextend") == [["lvextend", *writable, "-l", "+12", "/dev/vg/lv"]]
 
 
+OURS = [Mapping("luks-a", "dm-1"), Mapping("luks-b", "dm-2")]
+
+
+def add_group(programs, *disks):
+    programs.add("vgs", "for disk in {}; do echo \"$disk|1|1|1|1\"; done".format(" ".join(disks)))
+
+
 def test_a_group_is_removed_with_its_volumes_and_may_be_gone_already(programs):
+    add_group(programs, "/dev/dm-1")
     programs.add("vgremove", "exit 5")
-    lvm.remove_group(GROUP)
+    lvm.remove_group(GROUP, OURS)
     assert programs.calls("vgremove") == [
         ["vgremove", "--config", "global{metadata_read_only=0}", "--force", GROUP]]
     programs.add("vgremove", "exit 3")
     with pytest.raises(CommandFailed, match="vgremove"):
-        lvm.remove_group(GROUP)
+        lvm.remove_group(GROUP, OURS)
+    programs.add("vgs", "exit 5")
+    lvm.remove_group(GROUP, OURS)
+    programs.add("vgs", "exit 3")
+    with pytest.raises(CommandFailed, match="vgs"):
+        lvm.remove_group(GROUP, OURS)
+    assert len(programs.calls("vgremove")) == 2
+
+
+@pytest.mark.parametrize("disks", [["/dev/sdc"], ["/dev/dm-1", "/dev/sdc"], ["[unknown]"]])
+def test_a_group_of_that_name_on_other_disks_stays(programs, disks):
+    add_group(programs, *map("'{}'".format, disks))
+    programs.add("vgremove")
+    for mappings in (OURS, []):
+        lvm.remove_group(GROUP, mappings)
+    assert programs.calls("vgremove") == []
 
 
 def test_the_size_of_a_filesystem_is_all_of_its_blocks(programs):
