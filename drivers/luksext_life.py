@@ -15,7 +15,7 @@ from luksext import (alive, claims, creation, devices, erasure, header, keys, lv
                      reencrypt_process, repository, run, state)
 from luksext import container as containers
 from luksext.container import LuksContainer
-from luksext.errors import DeviceInUse, HalfDestroyed, LuksError
+from luksext.errors import DeviceInUse, HalfDestroyed, LuksError, VolumeForeign
 from luksext.generation import Identity
 from luksext_sm import FileSR, scsiutil, util, xs_errors
 
@@ -26,6 +26,8 @@ UPKEEP_SECONDS = 120
 STOP_SECONDS = 60
 CLOSE_SECONDS = 60
 PROBE_SECONDS = 60
+# Nothing waits for a check but the next one, ten minutes later.
+CHECK_SECONDS = 300
 
 # Nobody waits for the undoing of a create, which overwrites the start of each disk.
 ERASE_SECONDS = 1800
@@ -146,6 +148,7 @@ class Life:
             return
         # Asked before LVM can see what is in the containers: it may activate volumes by itself.
         idle = not devices.is_mapped(self._volume)
+        # What XAPI then thinks is not plugged must not stay open: all but the upkeep is undone.
         with _Undo(CLOSE_SECONDS) as undo:
             with run.within(UNLOCK_SECONDS):
                 sr = self._repository()
@@ -157,14 +160,18 @@ class Life:
             if idle:
                 undo.add(self._deactivate)
                 luksext_xapi.forget_activations(self._session, self._ref)
+            else:
+                self._check_volume(found)
             with self._working_inside(found):
                 self._driver.ext.attach(sr_uuid)
+            if idle:
+                self._check_volume(found)
+            now = [container.record for container in found]
+            if now != sr.records:
+                luksext_xapi.record(self._session, self._ref, now)
+            self._note_disks(found)
+            self._forget_recovery_secret()
             undo.forget()
-        now = [container.record for container in found]
-        if now != sr.records:
-            luksext_xapi.record(self._session, self._ref, now)
-        self._note_disks(found)
-        self._forget_recovery_secret()
         with run.within(UPKEEP_SECONDS):
             _upkeep().after_unlock(self._session, self._ref, sr)
 
@@ -176,14 +183,16 @@ class Life:
             # What works on an open container on its own would keep it open.
             for mapping in mappings:
                 reencrypt_process.stop(mapping)
+        failure = None
         try:
             self._driver.ext.detach(sr_uuid)
-        except xs_errors.SROSError:
+        except xs_errors.SROSError as error:
+            failure = error
+        with run.within(CLOSE_SECONDS):
             # The ext driver also fails where there is nothing left to deactivate, or nothing to
             # read that from: its disk was pulled.
-            if self._driver._checkmount() or not self._drop_volume():
-                raise
-        with run.within(CLOSE_SECONDS):
+            if failure and (self._driver._checkmount() or not self._drop_volume()):
+                raise failure
             for mapping in mappings:
                 containers.close_mapping(mapping)
 
@@ -236,7 +245,8 @@ class Life:
         and shows in XAPI what needs attention. Never fails: that would end the service's round."""
         _log_to_smlog()
         try:
-            _upkeep().check(self._session, self._ref, self._repository())
+            with run.within(CHECK_SECONDS):
+                _upkeep().check(self._session, self._ref, self._repository())
         except Exception as error:  # pylint: disable=broad-except
             util.SMlog("luksext: cannot check the SR {}: {}".format(sr_uuid, error))
 
@@ -370,6 +380,14 @@ class Life:
         dmsetup splitname)."""
         return "{}-{}".format(self._driver.vgname.replace("-", "--"),
                               self._driver.uuid.replace("-", "--"))
+
+    def _check_volume(self, found):
+        """LVM goes by names: a copy of the group on a disk that is not encrypted has the same one.
+        Raises VolumeForeign where the active volume is not on the open containers."""
+        inside = {container.mapping.kernel_name for container in found}
+        below = devices.below(devices.named(self._volume), inside)
+        if not below or not below <= inside:
+            raise VolumeForeign(self._volume, ", ".join(sorted(below - inside)) or "no disk")
 
     def _deactivate(self):
         """Lets go of the containers after a failure, so that they can be closed."""

@@ -14,6 +14,7 @@ SR_TYPE = "luksext"
 
 # Keys of SR.sm_config.
 RECORDS = "luks_containers"
+_NEW_RECORDS = "luks_containers_new"
 RECOVERY = "luks_recovery_key"
 ALERTS = "luks_alerts"
 EMPTIED = "luks_emptied"
@@ -36,19 +37,27 @@ def records(sm_config):
 
     Raises RecordDamaged: whatever else has that key may lead to the disks of others.
     """
-    text = sm_config.get(RECORDS, "[]")
+    key = RECORDS if RECORDS in sm_config else _NEW_RECORDS
+    text = sm_config.get(key, "[]")
     try:
         found = [untrusted.typed(Record(*fields)) for fields in untrusted.parse(text)]
     except (ValueError, TypeError):
-        raise RecordDamaged(RECORDS, text) from None
+        raise RecordDamaged(key, text) from None
     if not all(_UUID.match(record.uuid) for record in found):
-        raise RecordDamaged(RECORDS, text)
+        raise RecordDamaged(key, text)
     return found
 
 
 def record(session, sr_ref, found):
-    """Notes the records `found` of the SR's containers, to compare with at each attach."""
-    note(session, sr_ref, **{RECORDS: json.dumps(found)})
+    """Notes the records `found` of the SR's containers, to compare with at each attach.
+
+    XAPI can only remove a key and add it again. Whoever is killed in between leaves the new records
+    under another key: without any, the next attach would trust what it finds.
+    """
+    text = json.dumps(found)
+    note(session, sr_ref, **{_NEW_RECORDS: text})
+    note(session, sr_ref, **{RECORDS: text})
+    session.xenapi.SR.remove_from_sm_config(sr_ref, _NEW_RECORDS)
 
 
 def follow(session, sr_ref, sr):

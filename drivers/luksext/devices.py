@@ -6,7 +6,7 @@ waits for no udev.
 """
 import contextlib
 import os
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from luksext.errors import DeviceMissing, DeviceUnsuitable
 from luksext.header import SECTOR
@@ -173,7 +173,7 @@ def crypt_mapping_of(luks_uuid: str) -> Optional[Mapping]:
     cryptsetup names it CRYPT-LUKS<version>-<UUID without dashes>-<name> (lib/libdevmapper.c).
     """
     wanted = "-{}-".format(luks_uuid.replace("-", ""))
-    for name in _listdir(_SYSFS):
+    for name in _mapped():
         uuid = _dm_uuid(name)
         if uuid.startswith("CRYPT-LUKS") and wanted in uuid:
             return Mapping(_read(os.path.join(_SYSFS, name, "dm/name")), name)
@@ -197,10 +197,19 @@ def is_helper(name: str) -> bool:
 
 def named(name: str) -> Optional[str]:
     """The kernel name of the device that device-mapper has active under `name`."""
-    for entry in _listdir(_SYSFS):
+    for entry in _mapped():
         if _read(os.path.join(_SYSFS, entry, "dm/name")) == name:
             return entry
     return None
+
+
+def below(name: Optional[str], known: Set[str]) -> Set[str]:
+    """The kernel names of all that the device `name` lies on, down to disks or to those that are
+    `known`; empty where there is no such device."""
+    if name is None or name in known:
+        return {name} if name else set()
+    slaves = _listdir(os.path.join(_SYSFS, name, "slaves"))
+    return set().union(*(below(slave, known) for slave in slaves)) if slaves else {name}
 
 
 def mount_of(number: str) -> Optional[str]:
@@ -271,6 +280,11 @@ def candidates() -> Iterator[str]:
         elif size_of(name) and not any(map(_is_multipath, _listdir(
                 os.path.join(_SYSFS, name, "holders")))):
             yield "/dev/" + name
+
+
+def _mapped() -> List[str]:
+    """The kernel names of all devices of device-mapper (drivers/md/dm.c)."""
+    return [name for name in _listdir(_SYSFS) if name.startswith("dm-")]
 
 
 def _dm_uuid(name: str) -> str:

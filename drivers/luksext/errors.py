@@ -161,8 +161,9 @@ class RecordDamaged(LuksError):
             "What XAPI noted of the SR's disks cannot be used: sm-config:{}={} is no list of LUKS "
             "UUID, cipher and key size of each. Nothing was changed.".format(key, shown(value)),
             "See what the disks say of themselves with `luksext status`. If that is right, forget "
-            "the note: xe sr-param-remove uuid=SR param-name=sm-config param-key={} ; then run the "
-            "command again.".format(key))
+            "the note: python3 -c 'import XenAPI; x = XenAPI.xapi_local().xenapi; "
+            "x.login_with_password(\"root\", \"\"); x.SR.remove_from_sm_config("
+            "x.SR.get_by_uuid(\"SR\"), \"{}\")' ; then run the command again.".format(key))
 
 
 class NoSuchKey(LuksError):
@@ -609,6 +610,20 @@ class BindingChanged(LuksError):
             "server may be what somebody else wants. Nothing was changed.".format(slot, device),
             "Say what to bind to: luksext rebind --slot={} --pin=PIN --pin-config=CONFIG ; or "
             "restore the header: luksext header-restore --device={}".format(slot, device))
+
+
+class VolumeForeign(LuksError):
+    """An LVM volume of the SR's name that does not lie on its open containers."""
+
+    code = 6246
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(
+            "The volume /dev/mapper/{} that LVM has for the SR lies on {}, not on the SR's "
+            "encrypted disks. It was not used.".format(name, found),
+            "Is it a copy of the SR? Take its disk out of the host, or give it another name: "
+            "`vgs -o vg_name,vg_uuid,pv_name` shows it, `vgimportclone` renames it. Then run `xe "
+            "pbd-plug` again.")
 
 
 class RecoveryKeyInvalid(LuksError):

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, NamedTuple
 
 from luksext import keyslots
 from luksext.container import LuksContainer
-from luksext.errors import LuksError
+from luksext.errors import LuksError, TimeOver
 from luksext.state import Store
 from luksext.untrusted import typed
 
@@ -38,7 +38,10 @@ class Proof(NamedTuple):
 
 
 def prove(container: LuksContainer) -> List[Proof]:
-    """Tries every binding of `container`, and remembers the outcome. Needs no open volume."""
+    """Tries every binding of `container`, and remembers the outcome. Needs no open volume.
+
+    Raises TimeOver, with nothing remembered: that tells nothing of a binding.
+    """
     bindings = container.bindings
     proofs = [_prove(container, binding.slot) for binding in bindings]
     # What a sealed key says of PCRs and servers is known to be true once it was unsealed.
@@ -103,6 +106,8 @@ def _prove(container: LuksContainer, slot: int) -> Proof:
     code, sentence = 0, ""
     try:
         keyslots.key_of(container, slot)
+    except TimeOver:
+        raise
     except LuksError as error:
         code, sentence = error.code, error.sentence
     return Proof(slot, code == 0, code, sentence, time.strftime(_TIME, time.gmtime()))

@@ -134,7 +134,7 @@ def test_records_are_containers_or_damaged(text):
     try:
         found = luksext_xapi.records({"luks_containers": text})
     except RecordDamaged as damage:
-        awkward.check(damage, "luks_containers", "sr-param-remove")
+        awkward.check(damage, "luks_containers", "remove_from_sm_config")
         return
     for record in found:
         assert len(record.uuid) == 36

@@ -69,6 +69,18 @@ def test_size_and_number_come_from_sysfs(sysfs):
     assert devices.number_of(node) == "8:16"
 
 
+def test_what_a_device_lies_on_is_told_down_to_what_is_known(sysfs):
+    for name in ("sdb", "sdc"):
+        sysfs.disk(name)
+    sysfs.mapping("dm-1", "c", DM_UUID + "c", below=["sdb"])
+    sysfs.mapping("dm-2", "vg-lv_part", "LVM-x", below=["dm-1", "sdc"])
+    sysfs.mapping("dm-3", "vg-lv", "LVM-y", below=["dm-2"])
+    assert devices.below("dm-3", set()) == {"sdb", "sdc"}
+    assert devices.below("dm-3", {"dm-1"}) == {"dm-1", "sdc"}
+    assert devices.below("dm-1", {"dm-1"}) == {"dm-1"}
+    assert devices.below(None, {"dm-1"}) == set()
+
+
 def test_the_disk_of_a_partition_is_told(sysfs):
     disk, part = sysfs.disk("sdb"), sysfs.partition("sdb", "sdb1")
     assert devices.whole(part) == "/dev/sdb"

@@ -30,6 +30,7 @@ from luksext.cryptsetup import Flags
 SR = headers.SR
 HERE = os.path.dirname(os.path.abspath(__file__))
 PASSPHRASE = "correct horse battery"
+VOLUME = "XSLocalEXT--{0}-{0}".format(SR.replace("-", "--"))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,7 @@ class Lab:
         self.notes = []
         self.fail_at = None
         self.mounted = False
+        self.copy = None
 
     def disk(self, name, content=b"", **properties):
         path = self.sysfs.disk(name, number="8:{}".format(16 * len(os.listdir(str(
@@ -114,6 +116,16 @@ class Lab:
         made = self.driver.LUKSEXTSR(command, uuid)
         made.session = Xapi(**config)
         return made
+
+    def volume(self, active=True, below=None):
+        """Has LVM make the SR's volume on the open containers, or on another device, or not."""
+        volume = self.sysfs.block / "dm-volume"
+        shutil.rmtree(str(volume), ignore_errors=True)
+        if active:
+            (volume / "dm").mkdir(parents=True)
+            (volume / "dm" / "name").write_text(VOLUME)
+            for name in [below] if below else self.open_mappings():
+                (volume / "slaves" / name).mkdir(parents=True)
 
     def open_mappings(self):
         return sorted(entry for entry in os.listdir(str(self.sysfs.block))
@@ -163,6 +175,7 @@ def replace_ext_driver(lab, monkeypatch):
             if lab.fail_at == name:
                 raise driver.xs_errors.SROSError(1, name + " failed")
             lab.mounted = {"attach": True, "detach": False}.get(name, lab.mounted)
+            lab.volume(lab.mounted, lab.copy)
         return method
 
     for name in ("create", "attach", "detach"):
@@ -572,6 +585,50 @@ def test_a_container_that_another_process_opens_meanwhile_is_taken_as_it_is(lab)
     assert lab.mounted and lab.open_mappings() == ["dm-sdb"]
 
 
+def test_a_volume_that_lies_elsewhere_is_not_used(lab):
+    """As of a copy of the SR on a disk that is not encrypted, which LVM prefers."""
+    made, _ = created(lab)
+    lab.copy = "sdz"
+    text = failure(lab, made.attach, SR)
+    assert VOLUME + " that LVM has for the SR lies on sdz" in text
+    assert steps(lab) == ["attach", "detach"]
+    assert lab.open_mappings() == []
+
+
+def test_a_volume_that_is_active_already_and_lies_elsewhere_is_not_mounted(lab):
+    made, _ = created(lab)
+    for below in ("sdz", None):
+        lab.volume(below=below)
+        assert "not on the SR's encrypted disks" in failure(lab, made.attach, SR)
+    assert steps(lab) == []
+    assert lab.open_mappings() == []
+
+
+@pytest.mark.parametrize("step", ["record", "_note_disks", "_forget_recovery_secret"])
+def test_an_attach_that_fails_after_the_ext_driver_leaves_nothing_open(lab, monkeypatch, step):
+    made, _ = created(lab)
+    made.session.sm_config["luks_containers"] = json.dumps([records_of(made)[0][:3]])
+
+    def fail(*args):
+        raise lab.life.util.SMException("XAPI is gone")
+
+    monkeypatch.setattr(
+        lab.life.luksext_xapi if step == "record" else lab.life.Life, step, fail)
+    with pytest.raises(lab.life.util.SMException):
+        made.attach(SR)
+    assert steps(lab) == ["attach", "detach"]
+    assert not lab.mounted and lab.open_mappings() == []
+
+
+def test_an_attach_that_was_done_already_and_fails_leaves_the_sr_open(lab, monkeypatch):
+    made, _ = created(lab)
+    made.attach(SR)
+    monkeypatch.setattr(lab.life.Life, "_note_disks", kill)
+    with pytest.raises(KeyboardInterrupt):
+        made.attach(SR)
+    assert lab.mounted and lab.open_mappings() == ["dm-sdb"]
+
+
 def test_a_failed_attach_closes_what_it_opened_and_nothing_else(lab):
     made, disks = created(lab, 2)
     found = container.LuksContainer(disks[0], header.read(disks[0]))
@@ -723,15 +780,11 @@ def test_detach_closes_the_mapping_of_a_disk_that_was_pulled(lab):
     assert lab.open_mappings() == []
 
 
-VOLUME = "XSLocalEXT--{0}-{0}".format(SR.replace("-", "--"))
-
-
 def pulled(lab, remove):
     """An SR whose disk was pulled while it was plugged: LVM, which reads it, does not deactivate
     the volume. remove: what `dmsetup remove` does."""
     made, _ = created(lab)
     made.attach(SR)
-    lab.sysfs.mapping("dm-9", VOLUME, "LVM-x")
     lab.fail_at, lab.mounted = "detach", False
     lab.programs.add("dmsetup", remove)
     return made

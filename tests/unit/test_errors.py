@@ -63,7 +63,7 @@ def test_codes_are_stable():
         "TpmLockout": 6233, "TpmRefuses": 6234, "TpmBroken": 6235, "TangUnreachable": 6236,
         "TangRefuses": 6237, "PinRefuses": 6238, "KeyRefused": 6239, "MappingMismatch": 6240,
         "KeyCost": 6241, "ContainerReplaced": 6242, "RevokedKeyBack": 6243,
-        "SealedKeyForeign": 6244, "BindingChanged": 6245,
+        "SealedKeyForeign": 6244, "BindingChanged": 6245, "VolumeForeign": 6246,
         "RecoveryKeyInvalid": 6250, "WrongRecoveryKey": 6251, "LastWayIn": 6252,
         "BindingHealthy": 6253, "WrongSlot": 6254, "NameRefused": 6255, "HeaderFull": 6256,
         "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259,

@@ -9,8 +9,9 @@ import time
 import pytest
 
 import headers
-from luksext import health, notes
+from luksext import health, notes, run
 from luksext.container import LuksContainer
+from luksext.errors import TimeOver
 from luksext.header import read
 from luksext.health import Proof
 from luksext.state import Store
@@ -42,6 +43,15 @@ def container(programs, tmp_path, monkeypatch):
     programs.add("clevis", "printf the-key")
     programs.add("cryptsetup")
     return with_header(tmp_path, header_of(slot0="a", slot1="b"))
+
+
+def test_that_the_time_is_over_proves_nothing(container):
+    health.prove(container)
+    before = health.remembered(container)
+    with run.within(0), pytest.raises(TimeOver):
+        health.prove(container)
+    assert health.remembered(container) == before
+    assert [proof.ok for proof in before] == [True, True]
 
 
 def with_header(folder, content):

@@ -137,12 +137,33 @@ def test_an_unplug_ends(lab, monkeypatch, seconds):  # noqa: F811
     assert seconds() < 1 + SLACK
 
 
+def test_an_unplug_whose_volume_cannot_be_dropped_ends(lab, monkeypatch, seconds):  # noqa: F811
+    made, _ = created(lab)
+    made.attach(SR)
+    lab.fail_at, lab.mounted = "detach", False
+    lab.programs.add("dmsetup", HANGS)
+    monkeypatch.setattr(lab.life, "CLOSE_SECONDS", 1)
+    assert "detach failed" in failure(lab, made.detach, SR)
+    assert seconds() < 1 + SLACK
+
+
+def test_a_check_ends(lab, monkeypatch, stopped_clock, seconds):  # noqa: F811
+    made, _ = created(lab, 3)
+    made.attach(SR)
+    lab.programs.add("clevis", TICK + HANGS)
+    monkeypatch.setattr(lab.life, "CHECK_SECONDS", 1)
+    made.check_sr(SR)
+    assert seconds() < 1 + SLACK
+    assert any("1 seconds were over" in str(note) for note in lab.notes)
+
+
 def test_the_times_are_those_of_the_documentation(lab):  # noqa: F811
     life = lab.life
     plugged = life.UNLOCK_SECONDS + life.UPKEEP_SECONDS + run.OVERTIME
     refused = life.UNLOCK_SECONDS + run.OVERTIME + life.CLOSE_SECONDS
     wanted = {"sr_attach": max(plugged, refused),
               "sr_detach": life.STOP_SECONDS + life.CLOSE_SECONDS,
-              "sr_probe": life.PROBE_SECONDS}
-    assert {row[0]: row[1] for row in doc_rows.rows("reliability.md", "sr_")} == {
+              "sr_probe": life.PROBE_SECONDS, "check_sr": life.CHECK_SECONDS}
+    rows = [*doc_rows.rows("reliability.md", "sr_"), *doc_rows.rows("reliability.md", "check_sr")]
+    assert {row[0]: row[1] for row in rows} == {
         name: "{} s".format(seconds) for name, seconds in wanted.items()}

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """luksext_xapi: what XAPI is shown of an SR, raised once and withdrawn when it is cured."""
+import functools
+
 import pytest
 
 import headers
@@ -89,6 +91,37 @@ def test_records_are_read_back(xapi):
     xapi.sm_config["luks_containers"] = '[["{}", "aes-xts-plain64", 512]]'.format(headers.UUID)
     assert luksext_xapi.records(xapi.sm_config) == [Record(headers.UUID, "aes-xts-plain64", 512)]
     assert luksext_xapi.records({}) == []
+
+
+class Killed(BaseException):
+    """Whoever writes is gone."""
+
+
+def test_whenever_a_writer_is_killed_there_are_records(xapi, monkeypatch):
+    old, new = ([Record(headers.UUID, headers.CIPHER, 512, key)] for key in ("old", "new"))
+    real = {"remove": xapi.remove_from_sm_config, "add": xapi.add_to_sm_config}
+    for steps in range(9):
+        luksext_xapi.record(xapi, "ref", old)
+        left = [steps]
+
+        def step(name, *args, left=left):
+            if left[0] == 0:
+                raise Killed()
+            left[0] -= 1
+            real[name](*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(xapi, "remove_from_sm_config", functools.partial(step, "remove"))
+            patch.setattr(xapi, "add_to_sm_config", functools.partial(step, "add"))
+            try:
+                luksext_xapi.record(xapi, "ref", new)
+            except Killed:
+                assert luksext_xapi.records(xapi.sm_config) in (old, new)
+            else:
+                break
+    assert steps == 5
+    assert luksext_xapi.records(xapi.sm_config) == new
+    assert list(xapi.sm_config) == ["luks_containers"]
 
 
 class Vms:
