@@ -156,7 +156,9 @@ class Life:
                 for container in found:
                     creation.end(container.uuid)
                 run.at_once([functools.partial(self._open, container, record, sr, undo)
-                             for container, record in zip(found, sr.records)])
+                             for container, record in zip(found, sr.records)],
+                            # A dom0 has not the memory for several.
+                            in_turn=any(container.takes_memory for container in found))
             if idle:
                 undo.add(self._deactivate)
                 luksext_xapi.forget_activations(self._session, self._ref)

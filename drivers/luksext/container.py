@@ -87,6 +87,15 @@ class LuksContainer:
         return bool(set(self.header.keyslots) - bound)
 
     @property
+    def takes_memory(self) -> bool:
+        """Whether it does so to open this by a binding: not with keys of ours, which are random and
+        so not stretched, but with what clevis and cryptsetup choose by themselves."""
+        costly = self.header.argon2
+        # In re-encryption, cryptsetup tries one keyslot after the other.
+        return bool(costly) and (self.header.reencryption is not None or any(
+            binding.slot in costly for binding in self.bindings))
+
+    @property
     def payload_size(self) -> int:
         """Bytes that the open container offers."""
         return header.payload_size(self.device, self.header)

@@ -67,6 +67,7 @@ class Header(NamedTuple):
     excess: what it asks for before a key is tried, and no host should do; "" for nothing.
     unusual: what in the layout of the data cryptsetup never writes, and could show others than
     those that were encrypted; "" for nothing. flags: how LUKS2 is opened, whatever we ask for.
+    argon2: keyslots that take memory to try, up to 1 GiB each; of any volume key.
     """
 
     version: int
@@ -88,6 +89,7 @@ class Header(NamedTuple):
     excess: str = ""
     unusual: str = ""
     flags: Tuple[str, ...] = ()
+    argon2: Tuple[int, ...] = ()
 
 
 def read(device: str) -> Header:
@@ -221,7 +223,9 @@ def _parse_luks2(device: str, binary: bytes, text: bytes) -> Header:
             marks={name: _mark(str(slot.get("kdf", {}).get("salt", "")).encode("utf-8"))
                    for name, slot in keyslots.items()},
             excess=costs.excess_of_luks2(metadata), unusual=_unusual(metadata["segments"], segment),
-            flags=tuple(str(flag) for flag in config.get("flags", [])))
+            flags=tuple(str(flag) for flag in config.get("flags", [])),
+            argon2=tuple(name for name, slot in sorted(stored.items())
+                         if str(slot.get("kdf", {}).get("type")).startswith("argon2")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HeaderDamaged(device, "its metadata cannot be read ({!r})".format(error)) from error
 

@@ -152,14 +152,14 @@ def time_for(what: str, seconds: float) -> float:
     return min(seconds, left)
 
 
-def at_once(calls: Sequence[Callable[[], Answer]]) -> List[Answer]:
+def at_once(calls: Sequence[Callable[[], Answer]], in_turn: bool = False) -> List[Answer]:
     """What `calls` return, in their order; several run at the same time, within the time that the
-    caller has.
+    caller has. in_turn: one after the other.
 
     Raises the error of the first that fails, once all that were begun have ended.
     """
-    if len(calls) == 1:
-        return [calls[0]()]
+    if in_turn or len(calls) == 1:
+        return [call() for call in calls]
     # Loaded here, since nearly all SRs have one disk.
     from concurrent.futures import ThreadPoolExecutor
     limit = _here.limit

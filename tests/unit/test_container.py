@@ -17,7 +17,7 @@ from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceInUs
                             HeaderMissing, KeyCost, KeyRefused, LuksError, MappingMismatch,
                             NoBinding, NotOurs, PinRefuses, ToolMissing, Unsupported)
 from luksext.generation import Identity
-from luksext.header import read
+from luksext.header import Reencryption, read
 from luksext.options import Options
 from luksext.trust import Record
 
@@ -103,6 +103,24 @@ def test_a_container_tells_what_to_recognise_it_by(host):
 def test_a_keyslot_that_no_binding_opens_is_another_key(host, slots, other):
     content = headers.luks2(headers.metadata(slots=slots, tokens={"0": headers.binding_token(0)}))
     assert host.container(content).has_other_key is other
+
+
+@pytest.mark.parametrize("bound, expected", [((0,), False), ((0, 1), True), ((), False)])
+def test_a_binding_whose_keyslot_is_argon2_takes_memory(host, bound, expected):
+    """A passphrase has one such, too, and is not tried at a plug."""
+    content = headers.metadata(slots=(0, 1), tokens={
+        str(slot): headers.binding_token(slot) for slot in bound})
+    content["keyslots"]["1"]["kdf"] = {"type": "argon2id", "memory": 1 << 20}
+    found = host.container(headers.luks2(content))
+    assert found.header.argon2 == (1,)
+    assert found.takes_memory is expected
+    encrypting = found.header._replace(reencryption=Reencryption(0, "new"))
+    assert LuksContainer(found.device, encrypting).takes_memory
+
+
+def test_a_luks1_container_takes_no_memory(host, programs):
+    assert host.container(headers.luks1()).takes_memory is False
+    assert programs.order() == []
 
 
 # Opening

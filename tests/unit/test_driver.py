@@ -651,6 +651,30 @@ def test_the_disks_of_an_sr_are_unlocked_at_the_same_time(lab, monkeypatch):
     assert lab.open_mappings() == ["dm-sdb", "dm-sdc", "dm-sdd"]
 
 
+def test_disks_whose_keyslots_take_memory_are_unlocked_one_after_the_other(lab, monkeypatch):
+    made, disks = created(lab, 3)
+    found = header.read(disks[1])
+    with open(disks[1], "wb") as disk:
+        disk.write(headers.luks2(
+            headers.metadata(volume_key=found.volume_key, tokens={"0": headers.binding_token()},
+                             type="argon2id", memory=1 << 20, time=4, cpus=4),
+            uuid=found.uuid, label=found.label, subsystem="luksext"))
+    alone, unseal = threading.Lock(), clevis.unseal
+
+    def be_alone(jwe):
+        assert alone.acquire(blocking=False)
+        try:
+            return unseal(jwe)
+        finally:
+            alone.release()
+
+    monkeypatch.setattr(clevis, "unseal", be_alone)
+    before = len(lab.programs.order())
+    made.attach(SR)
+    assert lab.programs.order()[before:][:9] == 3 * [
+        "clevis decrypt", "cryptsetup open", "dmsetup table"]
+
+
 def test_when_one_disk_does_not_open_the_others_are_closed(lab):
     made, disks = created(lab, 2)
     second = header.read(disks[1])

@@ -389,6 +389,8 @@ def test_the_error_of_the_first_that_fails_comes_when_all_have_ended():
 
 def test_one_call_has_no_thread():
     assert run.at_once([threading.current_thread]) == [threading.current_thread()]
+    assert run.at_once(2 * [threading.current_thread], in_turn=True) == 2 * [
+        threading.current_thread()]
     assert run.at_once([]) == []
 
 
