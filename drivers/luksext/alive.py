@@ -4,12 +4,13 @@
 Whoever reads a disk that hangs waits in the kernel until that gives it up: minutes with most
 controllers, for ever with some. XAPI would wait as long, with a lock that every other SR of the
 host needs. So another process reads the header first, and is left behind where it does not end.
+With other hardware it is the same.
 """
 import contextlib
 import os
 import signal
 import time
-from typing import Set
+from typing import Callable, Optional, Set
 
 from luksext import header
 from luksext.errors import DiskFails
@@ -39,22 +40,33 @@ def answers(device: str) -> bool:
     name = os.path.realpath(device)
     if name in _silent:
         return False
-    if _ends(_start_reader(device), time_for("reading " + device, DEADLINE)):
+    if _ended(_start_reader(device), time_for("reading " + device, DEADLINE)) is not None:
         return True
     log.error("%s does not answer", device)
     _silent.add(name)
     return False
 
 
+def does(action: Callable[[], None], seconds: float) -> bool:
+    """Whether `action`, which another process does, raised nothing and was done in time."""
+    return _ended(_start(action), seconds) == 0
+
+
 def _start_reader(device: str) -> int:
-    reader = os.fork()
-    if reader == 0:
+    return _start(lambda: header.find(device))
+
+
+def _start(action: Callable[[], object]) -> int:
+    process = os.fork()
+    if process == 0:
+        status = 1
         try:
             _let_go_of_files()
-            header.find(device)
+            action()
+            status = 0
         finally:
-            os._exit(0)
-    return reader
+            os._exit(status)
+    return process
 
 
 def _let_go_of_files() -> None:
@@ -65,14 +77,17 @@ def _let_go_of_files() -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
-def _ends(process: int, seconds: float) -> bool:
+def _ended(process: int, seconds: float) -> Optional[int]:
+    """How it ended, 0 for well; None where it did not in time, and is left behind."""
     end = time.monotonic() + seconds
     pause = 0.001
-    while os.waitpid(process, os.WNOHANG)[0] == 0:
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return status
         if time.monotonic() > end:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-            return False
+            return None
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
-    return True

@@ -66,7 +66,7 @@ def seal(pin: Pin, key: bytes) -> str:
     """
     try:
         result = run(["clevis", "encrypt", pin.name, json.dumps(pin.config, sort_keys=True)],
-                     stdin=key, deadline=DEADLINE)
+                     stdin=key, deadline=DEADLINE, own_folder=True)
     except (CommandFailed, CommandTimeout) as error:
         raise _sealing_refused(pin, error) from error
     _rest(leaves(pin))
@@ -88,7 +88,8 @@ def unseal(jwe: str) -> bytes:
     except ValueError as error:
         raise SealedKeyForeign(str(error)) from None
     try:
-        key = run(["clevis", "decrypt"], stdin=jwe.encode("ascii"), deadline=DEADLINE).stdout
+        key = run(["clevis", "decrypt"], stdin=jwe.encode("ascii"), deadline=DEADLINE,
+                  own_folder=True).stdout
     except (CommandFailed, CommandTimeout) as error:
         raise _unsealing_refused(describe(jwe), error) from error
     _rest(sealed_leaves(describe(jwe)))

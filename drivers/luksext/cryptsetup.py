@@ -267,7 +267,7 @@ def encrypt_init(device: str, wanted: Format, slot: int, key: bytes) -> None:
          "--sector-size", "512", "--uuid", wanted.uuid, "--label", wanted.label,
          "--subsystem", wanted.subsystem, *_RANDOM_KEY_PBKDF, "--use-urandom",
          "--key-slot", str(slot), "--key-file", "-", device],
-        stdin=key, deadline=_FORMAT_DEADLINE)
+        stdin=key, deadline=_FORMAT_DEADLINE, own_folder=True)
 
 
 def encrypt(device: str, name: str, key: bytes, messages: str) -> int:

@@ -7,6 +7,7 @@ the C locale, and no terminal that it could prompt on. It ends as a `Result` or 
 import contextlib
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -36,8 +37,10 @@ _REAP_SECONDS = 2
 _PIPE_HOLDS = 4096
 
 # clevis keeps wrapped keys in temporary files, cryptsetup a header in its working directory: they
-# stay in memory, and with us.
+# stay in memory, and with us. What such a program leaves when it is killed goes with a folder of
+# its own, and that of a process that was killed itself when the next one is made.
 PRIVATE_DIR = "/run/luksext"
+_OWN_FOLDER = re.compile(r"own-([0-9]{1,10})-[0-9a-f]{16}\Z")
 
 # Characters of a command that are logged.
 _LOGGED = 500
@@ -205,24 +208,34 @@ def require(*programs: str) -> None:
 
 
 def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
-        accept: Sequence[int] = (0,), pipes: Sequence[SecretPipe] = ()) -> Result:
+        accept: Sequence[int] = (0,), pipes: Sequence[SecretPipe] = (),
+        own_folder: bool = False) -> Result:
     """Runs `argv` and waits for its end.
 
     stdin: what the program reads; empty means end of file at once, never a prompt.
     deadline: seconds; then, or when the time of `within` is over, its process group is killed.
     accept: the exit statuses that are an answer and not a failure.
     pipes: secrets that argv names by their path.
+    own_folder: for what makes temporary files; nothing of them is left afterwards.
 
     Raises ToolMissing, CommandTimeout, TimeOver, CommandFailed (which quote argv and stderr, never
     stdout or stdin).
     """
+    if not own_folder:
+        return _run(argv, stdin, deadline, accept, pipes, PRIVATE_DIR)
+    with _own_folder() as folder:
+        return _run(argv, stdin, deadline, accept, pipes, folder)
+
+
+def _run(argv: Sequence[str], stdin: bytes, deadline: float, accept: Sequence[int],
+         pipes: Sequence[SecretPipe], folder: str) -> Result:
     keep_out_of_core_dumps()
     deadline = time_for("`{}`".format(" ".join(argv)), deadline)
     started = time.monotonic()
     try:
         process = subprocess.Popen(
             list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            cwd=PRIVATE_DIR, env=_environment(), start_new_session=True,
+            cwd=folder, env=_environment(folder), start_new_session=True,
             pass_fds=[pipe.fd for pipe in pipes])
     except FileNotFoundError:
         raise ToolMissing(argv[0], PACKAGES.get(argv[0], argv[0])) from None
@@ -256,7 +269,7 @@ def spawn(argv: Sequence[str], stdin: bytes, messages: str) -> int:
     with open(open_private(messages, os.O_WRONLY | os.O_TRUNC), "wb") as log_file:
         process = subprocess.Popen(
             list(argv), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log_file,
-            cwd=PRIVATE_DIR, env=_environment(), start_new_session=True)
+            cwd=PRIVATE_DIR, env=_environment(PRIVATE_DIR), start_new_session=True)
     _left_alone.append(process)
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # type: ignore[union-attr]
         pipe.write(stdin)
@@ -303,9 +316,27 @@ def _logged(argv: Sequence[str]) -> str:
     return shown(" ".join(argv), _LOGGED)
 
 
-def _environment() -> dict:
+def _environment(folder: str) -> dict:
     make_private(PRIVATE_DIR)
-    return {"PATH": PATH, "LC_ALL": "C", "TMPDIR": PRIVATE_DIR}
+    return {"PATH": PATH, "LC_ALL": "C", "TMPDIR": folder}
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[str]:
+    make_private(PRIVATE_DIR)
+    for name in os.listdir(PRIVATE_DIR):
+        owner = _OWN_FOLDER.match(name)
+        if owner and not os.path.exists("/proc/" + owner.group(1)):
+            shutil.rmtree(os.path.join(PRIVATE_DIR, name), ignore_errors=True)
+    folder = os.path.join(PRIVATE_DIR, "own-{}-{}".format(os.getpid(), os.urandom(8).hex()))
+    make_private(folder)
+    try:
+        yield folder
+    finally:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

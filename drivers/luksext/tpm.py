@@ -4,18 +4,22 @@
 clevis and its pins differ between versions in every text that they print, so the state of the TPM
 is asked of the TPM and never guessed from a message.
 """
+import contextlib
 import os
 import re
 import shutil
 import struct
 
-from luksext.errors import CommandFailed, CommandTimeout, NoTpm, TpmBroken, TpmLockout
-from luksext.run import PATH, log, run
+from luksext import alive
+from luksext.errors import (CommandFailed, CommandTimeout, NoTpm, TimeOver, TpmBroken,
+                            TpmLockout)
+from luksext.run import PATH, log, run, time_for
 
 # The kernel's resource manager; clevis insists on it.
 DEVICE = "/dev/tpmrm0"
 
 _DEADLINE = 20
+_REST_SECONDS = 5
 
 # TPMA_PERMANENT.inLockout, bit 9 (TPM 2.0 Library, Part 2, 8.6), as tpm2-tools print it.
 _IN_LOCKOUT = re.compile(r"inLockout:\s*(1|set)", re.IGNORECASE)
@@ -59,14 +63,19 @@ def rest() -> None:
     To a TPM that served a key and loses power without that, the next start is an attack, and after
     a few of those it refuses all requests (seen with swtpm, after three). Linux tells it when it
     shuts down (drivers/char/tpm/tpm-chip.c); it cannot when the power fails. For the failure of
-    this alone nothing fails.
+    this alone nothing fails. A TPM that hangs keeps whoever writes to it in the kernel.
     """
-    try:
-        with open(DEVICE, "r+b", buffering=0) as chip:
-            chip.write(_SHUTDOWN)
-            chip.read(_ANSWER_BYTES)
-    except OSError as error:
-        log.warning("the TPM was not told that power may go: %s", error)
+    told = False
+    with contextlib.suppress(TimeOver):
+        told = alive.does(_shut_down, time_for("telling the TPM", _REST_SECONDS))
+    if not told:
+        log.warning("the TPM was not told that power may go")
+
+
+def _shut_down() -> None:
+    with open(DEVICE, "r+b", buffering=0) as chip:
+        chip.write(_SHUTDOWN)
+        chip.read(_ANSWER_BYTES)
 
 
 def _variable_properties() -> str:

@@ -70,7 +70,7 @@ class Disk:
                 disk.write(content)
             self.written = content
 
-    def run(self, argv, stdin=b"", deadline=0, accept=(0,), pipes=()):
+    def run(self, argv, stdin=b"", deadline=0, accept=(0,), pipes=(), own_folder=False):
         """As luksext.run.run."""
         if self.killed:
             raise Killed()

@@ -65,6 +65,49 @@ def test_its_environment_is_the_path_the_c_locale_and_a_private_folder_only(prog
     assert "TMPDIR=" + run.PRIVATE_DIR in lines
 
 
+LEAVES = ": >$TMPDIR/tmp.1; $helpers/mkdir $TMPDIR/tmp.d; : >$TMPDIR/tmp.d/key; : >header; "
+
+
+@pytest.mark.parametrize("script, deadline, error", [
+    ("", 20, None), (LEAVES, 20, None), (LEAVES + "exit 3", 20, CommandFailed),
+    (LEAVES + "exec $helpers/sleep 60", 1, CommandTimeout)])
+def test_nothing_is_left_in_the_folder_of_its_own_however_it_ends(
+        programs, script, deadline, error):
+    programs.add("tool", "echo $TMPDIR; " + script)
+    try:
+        told = run.run(["tool"], deadline=deadline, own_folder=True).stdout.decode().strip()
+        assert error is None
+        assert os.path.dirname(told) == run.PRIVATE_DIR
+    except (CommandFailed, CommandTimeout) as failure:
+        assert type(failure) is error
+    assert os.listdir(run.PRIVATE_DIR) == []
+
+
+def test_it_starts_in_its_own_folder_which_is_for_this_user_alone(programs):
+    programs.add("tool", "pwd; $helpers/ls -ld $TMPDIR")
+    where, mode = run.run(["tool"], own_folder=True).stdout.decode().split("\n")[:2]
+    assert os.path.dirname(os.path.realpath(where)) == os.path.realpath(run.PRIVATE_DIR)
+    assert mode.startswith("drwx------")
+
+
+def test_what_a_process_left_that_was_killed_itself_goes_with_the_next(programs):
+    programs.add("tool", "$helpers/ls " + run.PRIVATE_DIR)
+    run.make_private(run.PRIVATE_DIR)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folders = {name: os.path.join(run.PRIVATE_DIR, "own-{}-{}".format(process, "0" * 16))
+               for name, process in (("dead", dead.pid), ("alive", os.getpid()))}
+    for folder in folders.values():
+        os.mkdir(folder)
+        with open(os.path.join(folder, "key"), "w"):
+            pass
+    with open(os.path.join(run.PRIVATE_DIR, "lock-x"), "w"):
+        pass
+    seen = run.run(["tool"], own_folder=True).stdout.decode().split()
+    assert os.path.basename(folders["alive"]) in seen and len(seen) == 3
+    assert sorted(os.listdir(run.PRIVATE_DIR)) == ["lock-x", os.path.basename(folders["alive"])]
+
+
 def test_it_has_no_terminal_and_leads_its_own_session(programs):
     programs.add("tool", "read -r stat </proc/$$/stat; echo $$ $stat")
     fields = run.run(["tool"]).stdout.decode().split()

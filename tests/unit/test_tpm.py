@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """tpm: the state of the TPM is asked of the TPM."""
+import time
+
 import pytest
 
-from luksext import tpm
+from luksext import run, tpm
 from luksext.errors import NoTpm, TpmBroken, TpmLockout
 
 
@@ -76,6 +78,17 @@ def test_a_tpm_that_cannot_be_told_that_power_may_go_fails_nothing(device, caplo
     device.unlink()
     tpm.rest()
     assert "not told that power may go" in caplog.text
+
+
+def test_a_tpm_that_hangs_is_not_waited_for(monkeypatch, caplog):
+    monkeypatch.setattr(tpm, "_shut_down", lambda: time.sleep(600))
+    monkeypatch.setattr(tpm, "_REST_SECONDS", 60)
+    for seconds in (0.3, -1):
+        began = time.monotonic()
+        with run.within(seconds):
+            tpm.rest()
+        assert time.monotonic() - began < 10
+    assert caplog.text.count("not told that power may go") == 2
 
 
 def test_output_that_is_no_text_is_no_lockout(programs, device):
