@@ -43,8 +43,8 @@ _ALL = (
     Alert("LUKS-W004", "binding breaks at next boot",
           "A binding of the SR opens now, but will not after a restart of the host: the firmware "
           "settings that it depends on were changed.",
-          "Before the restart, let it pass once: luksext suspend --sr-uuid=SR_UUID ; the plug "
-          "after it binds anew.", 2),
+          "In the day before the restart, let it pass once: luksext suspend --sr-uuid=SR_UUID ; "
+          "the plug after it binds anew.", 2),
     Alert("LUKS-W005", "no fresh header backup",
           "The LUKS header of a disk of the SR is not as in its last backup, or has none: if it "
           "is overwritten, the keys that came since are lost, or all data.",

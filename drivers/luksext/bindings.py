@@ -16,6 +16,9 @@ from luksext.generation import Binding, Note
 from luksext.keyslots import Slot, Way, take_back
 from luksext.state import Store
 
+# Is told of each change as soon as it is made: the verb that would make it, and its keyslot.
+Told = Callable[[str, int], None]
+
 # Suspensions of which the plug that ends them was there.
 _PLUGGED = "suspension"
 
@@ -138,11 +141,12 @@ def suspend(container: LuksContainer, way: Way, until: str) -> int:
     return slot
 
 
-def _drop(container: LuksContainer, suspended: int) -> None:
+def _drop(container: LuksContainer, suspended: int, told: Told = lambda verb, slot: None) -> None:
     """Destroys the keyslot of a suspension, and with it the header backups of this host that hold
     it: whoever takes the host restores one by hand, and the TPM asks for no PCRs."""
     backup.outdate(container)
     take_back(container, suspended)
+    told("resume", suspended)
     backup.revoked(container.refreshed())
 
 
@@ -184,10 +188,6 @@ def _suspended(container: LuksContainer) -> List[Slot]:
     return [slot for slot in keyslots.slots(container) if slot.role == "suspend"]
 
 
-# Is told of each change as soon as it is made: the verb that would make it, and its keyslot.
-Told = Callable[[str, int], None]
-
-
 def end_suspend(container: LuksContainer, told: Told = lambda verb, slot: None) -> bool:
     """Ends a suspension; whether there was one.
 
@@ -203,8 +203,7 @@ def end_suspend(container: LuksContainer, told: Told = lambda verb, slot: None) 
         container.check_steady()
         _renew(container.refreshed(), slot, told)
         _check_other_way(container, slot.number)
-        _drop(container, slot.number)
-        told("resume", slot.number)
+        _drop(container, slot.number, told)
     return bool(suspended)
 
 

@@ -90,8 +90,8 @@ def _suspend(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
         sr, lambda container: bindings.suspend(container, way_in(container, arguments), until),
         keyslots.take_back)
     return {"slots": slots, "until": until,
-            "next": "Update the firmware and restart the host: the next plug of the SR ends this. "
-                    "To end it now: luksext resume --sr-uuid={}".format(sr.uuid)}
+            "next": "Update the firmware and restart the host before {}: the next plug of the SR "
+                    "ends this. To end it now: luksext resume --sr-uuid={}".format(until, sr.uuid)}
 
 
 def _resume(sr: Repository, arguments: Arguments) -> Dict[str, Any]:

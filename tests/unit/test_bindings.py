@@ -335,8 +335,12 @@ def test_each_change_is_told_as_soon_as_it_is_made(bound, backups, monkeypatch):
             bindings.end_suspend(bound.container(), lambda *words: told.append(words))
     [renewed] = [number for number, role in roles(bound).items() if role == "binding"]
     assert told == [("rebind", renewed)]
-    bindings.end_suspend(bound.container(), lambda *words: told.append(words))
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "revoked", full)
+        with pytest.raises(LuksError):
+            bindings.end_suspend(bound.container(), lambda *words: told.append(words))
     assert told == [("rebind", renewed), ("resume", slot)]
+    assert roles(bound) == {1: "recovery", renewed: "binding"}
 
 
 # A TPM that fails, right after the plug
