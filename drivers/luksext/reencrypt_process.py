@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The process that encrypts an open container anew, for hours; it outlives whoever started it.
 
-It is found by its arguments, so there is no number that could go stale. SIGTERM ends it at a point
-from which another can go on.
+It is found by its user, program and arguments, so there is no number that could go stale. SIGTERM
+ends it at a point from which another can go on.
 """
 import contextlib
 import os
@@ -85,5 +85,19 @@ def _running(mapping: Mapping) -> Iterator[int]:
         with contextlib.suppress(OSError):
             with open("/proc/{}/cmdline".format(entry), "rb") as file:
                 words = file.read().split(b"\0")
-            if b"reencrypt" in words and mapping.name.encode("utf-8") in words:
+            if b"reencrypt" in words and mapping.name.encode("utf-8") in words \
+                    and _is_ours(entry) and _program_of(entry) == "cryptsetup":
                 yield int(entry)
+
+
+def _is_ours(process: str) -> bool:
+    """Arguments alone are what any user of the host may give to anything."""
+    with open("/proc/{}/status".format(process), encoding="ascii", errors="replace") as file:
+        users = next((line.split()[1:] for line in file if line.startswith("Uid:")), [])
+    # The real and the effective one come first.
+    return users[:2] == 2 * [str(os.geteuid())]
+
+
+def _program_of(process: str) -> str:
+    # Of a program that was replaced meanwhile, the kernel adds " (deleted)".
+    return os.path.basename(os.readlink("/proc/{}/exe".format(process))).split(" ")[0]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """reencrypt: a new volume key for data in use; each moment has the ways in that there were."""
 import os
+import shutil
+import subprocess
 import sys
 import time
 
@@ -33,6 +35,7 @@ def lab(programs, sysfs, tmp_path, monkeypatch):
     """An open container with a binding in keyslot 0 and a passphrase in keyslot 1."""
     monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "notes"))
     made = Lab(programs, sysfs, tmp_path)
+    monkeypatch.setattr(reencrypt.reencrypt_process, "_program_of", lambda process: "cryptsetup")
     monkeypatch.setattr(reencrypt.backup, "revoked",
                         lambda container: made.backups.append(container.header.keyslots))
     yield made
@@ -122,6 +125,33 @@ def test_while_it_runs_its_progress_is_told_and_no_other_begins(lab):
         reencrypt.start(lab.container, [TYPED])
     assert reencrypt.resume(lab.container).state == "running"
     assert len(list(reencrypt.reencrypt_process._running(TOP))) == 1
+
+
+@pytest.mark.parametrize("program, user, expected", [
+    ("cryptsetup", None, True), ("editor", None, False), ("cryptsetup", 12345, False)])
+def test_what_only_has_its_arguments_is_not_it(tmp_path, monkeypatch, program, user, expected):
+    path = str(tmp_path / program)
+    shutil.copy(shutil.which("sh"), path)
+    process = subprocess.Popen([path, "-c", "read -r line", "reencrypt", NAME],
+                               stdin=subprocess.PIPE)
+    try:
+        if user is not None:
+            monkeypatch.setattr(os, "geteuid", lambda: user)
+        end = time.monotonic() + 20
+        while len(told(process)) < 5 and time.monotonic() < end:
+            time.sleep(0.02)
+        found = list(reencrypt.reencrypt_process._running(TOP))
+        assert found == ([process.pid] if expected else [])
+        os.unlink(path)
+        assert list(reencrypt.reencrypt_process._running(TOP)) == found
+    finally:
+        process.communicate()
+
+
+def told(process):
+    """The arguments that a process has."""
+    with open("/proc/{}/cmdline".format(process.pid), "rb") as file:
+        return file.read().split(b"\0")
 
 
 WAY = keyslots.Way(2, BOUND)
