@@ -116,7 +116,9 @@ def _adopt(session, arguments):
 
 def _encrypt(session, arguments):
     """An ext SR that is empty is replaced by an encrypted one on the same disks."""
-    config = {name: value for name, value in arguments.items() if name != "sr-uuid"}
+    _check_confirmed("encrypt", arguments, "destroys the SR with all that is left on its disks",
+                     "once its VDIs are elsewhere")
+    config = {name: arguments[name] for name in _ENCRYPT_OPTIONS if name in arguments}
     return {"schema": status.SCHEMA, "sr_uuid": luksext_encrypt.encrypt(
         session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""), config)}
 
@@ -126,13 +128,17 @@ _IN_PLACE_OPTIONS = ("pin", "pin-config", "cipher", "key-size", "discard", "work
 
 def _encrypt_in_place(session, arguments):
     """An ext SR is encrypted where it is, with its VDIs."""
-    if not verb.truth("encrypt-in-place", arguments, "confirm"):
-        raise ArgumentInvalid(
-            "encrypt-in-place", "changes all disks of the SR, takes hours, and needs the argument "
-            "confirm", "true, after a backup of the VMs, which must be shut down")
+    _check_confirmed("encrypt-in-place", arguments, "changes all disks of the SR, takes hours",
+                     "after a backup of the VMs, which must be shut down")
     config = {name: arguments[name] for name in _IN_PLACE_OPTIONS if name in arguments}
     return dict({"schema": status.SCHEMA}, **luksext_inplace.encrypt(
         session, luksext_xapi.this_host(session), arguments.get("sr-uuid", ""), config))
+
+
+def _check_confirmed(name, arguments, what, when):
+    if not verb.truth(name, arguments, "confirm"):
+        raise ArgumentInvalid(name, "{}, and needs the argument confirm".format(what),
+                              "true, {}".format(when))
 
 
 def _audited(name, known, call):
@@ -190,7 +196,7 @@ def _publish(session, sr_ref, device_config):
 # What turns an SR into an encrypted one: the arguments that it takes besides sr-uuid, and how.
 CONVERSIONS = {
     "adopt": (["pin", "pin-config", "key"], _adopt),
-    "encrypt": (_ENCRYPT_OPTIONS, _encrypt),
+    "encrypt": (["confirm", *_ENCRYPT_OPTIONS], _encrypt),
     "encrypt-in-place": (["confirm", *_IN_PLACE_OPTIONS], _encrypt_in_place),
 }
 

@@ -824,7 +824,7 @@ class InPlaceImpossible(LuksError):
                 sr_uuid, reason),
             "Move its VDIs to another SR (`xe vdi-pool-migrate`, `xe vdi-copy`), then have the "
             "empty SR encrypted: xe host-call-plugin host-uuid=HOST plugin=luksext fn=encrypt "
-            "args:sr-uuid={}".format(sr_uuid))
+            "args:sr-uuid={} args:confirm=true".format(sr_uuid))
 
 
 class NoRoom(LuksError):

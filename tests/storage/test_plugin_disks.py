@@ -46,11 +46,12 @@ def test_an_empty_sr_is_encrypted_and_one_with_a_vdi_is_not(host: Host, disk: Di
     plain = host.create_sr(disk, type="ext")
     vdi = plain.create_vdi()
     with pytest.raises(XeError) as caught:
-        call(plain, "encrypt", pin="null")
+        call(plain, "encrypt", pin="null", confirm="true")
     assert caught.value.code == 6273
     assert vdi in caught.value.text
     host.xe("vdi-destroy", uuid=vdi)
-    uuid = json.loads(call_host(host, "encrypt", sr_uuid=plain.uuid, pin="null"))["sr_uuid"]
+    uuid = json.loads(call_host(host, "encrypt", sr_uuid=plain.uuid, pin="null",
+                                confirm="true"))["sr_uuid"]
     sr = Sr(host, uuid, disk.by_id)
     assert host.xe("sr-param-get", uuid=uuid, param_name="type") == "luksext"
     assert sr.attached

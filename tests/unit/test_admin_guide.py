@@ -49,7 +49,8 @@ def test_every_argument_is_in_the_guide_and_whether_it_is_needed():
     for name, (known, _) in luksext_calls.CONVERSIONS.items():
         taken[name] = dict.fromkeys(known, False)
     # As its call insists.
-    taken["encrypt-in-place"]["confirm"] = True
+    for name in ("encrypt", "encrypt-in-place"):
+        taken[name]["confirm"] = True
     for name, needed in on_the_console().items():
         taken.setdefault(name, dict.fromkeys(needed, True))
     for name in described:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """luksext_calls: what XAPI's plugin answers, of one SR, of a host, and of a pool."""
+import contextlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import luksext_calls
 import luksext_pool
 import luksext_xapi
 from luksext import inventory
-from luksext.errors import NoTpm
+from luksext.errors import ArgumentInvalid, NoTpm
 
 HOSTS = {"A": {"uuid": "uuid-a", "name_label": "a"}, "B": {"uuid": "uuid-b", "name_label": "b"},
          "C": {"uuid": "uuid-c", "name_label": "c"}}
@@ -123,6 +124,25 @@ def test_the_inventory_has_a_line_for_each(session):
 
 def test_every_verb_of_the_console_is_one_of_the_plugin():
     assert set(luksext_calls.verbs.VERBS) < set(luksext_calls.CALLS)
+
+
+@pytest.mark.parametrize("call", ["encrypt", "encrypt-in-place"])
+def test_what_destroys_an_sr_is_confirmed_and_the_new_one_knows_nothing_of_that(
+        monkeypatch, tmp_path, call):
+    begun = []
+    for module in (luksext_calls.luksext_encrypt, luksext_calls.luksext_inplace):
+        monkeypatch.setattr(module, "encrypt", lambda session, host, sr_uuid, config: begun.append(
+            (sr_uuid, config)) or {})
+    monkeypatch.setattr(luksext_calls.luksext_xapi, "this_host", lambda session: "host")
+    monkeypatch.setattr(luksext_calls.verbs, "audited", lambda *words: contextlib.ExitStack())
+    monkeypatch.setattr(luksext_calls, "_user", lambda session: "")
+    given = {"sr-uuid": "SR", "pin": "null", "cipher": "aes-xts-plain64"}
+    for confirm in ({}, {"confirm": "false"}):
+        with pytest.raises(ArgumentInvalid, match="needs the argument confirm"):
+            luksext_calls.CALLS[call](None, dict(given, **confirm))
+    assert begun == []
+    luksext_calls.CALLS[call](None, dict(given, confirm="true"))
+    assert begun == [("SR", {"pin": "null", "cipher": "aes-xts-plain64"})]
 
 
 def test_the_argument_list_is_hidden_from_other_processes():
