@@ -109,10 +109,11 @@ def test_who_writes_to_a_partition_has_the_disk_in_use(sysfs, opened):
 
 
 def test_who_writes_to_the_disk_has_its_partitions_in_use(sysfs, opened):
-    disk, _ = opened("wb")
+    _, process = opened("wb")
     part = sysfs.partition("sdb", "sdb1", number="8:33")
     other = sysfs.disk("sdc", number="8:32")
-    assert claims.writers(disk) == claims.writers(part) != []
+    # Others on this machine may write to /dev/null, too.
+    assert any("(process {})".format(process) in user for user in claims.writers(part))
     assert claims.writers(other) == []
 
 
