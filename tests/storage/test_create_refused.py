@@ -96,6 +96,30 @@ def test_an_encrypted_sr_is_refused_even_by_force(host: Host, disk: Disk,
     assert "sr-introduce" in error.text
 
 
+@pytest.mark.slow
+def test_a_luks1_disk_of_an_sr_is_known_without_luksmeta(host: Host, disk: Disk) -> None:
+    sr = host.create_unbound_sr(disk, luks_version="1")
+    sr.forget()
+    path = host.sh("command -v luksmeta").strip()
+    host.sh(f"mv {path} /run/luksmeta")
+    try:
+        error = refuse(host, disk, force="true")
+    finally:
+        host.sh(f"mv /run/luksmeta {path}")
+    assert error.code == 6214
+    assert sr.uuid in error.text
+
+
+@pytest.mark.slow
+def test_partitions_that_were_overwritten_are_gone(host: Host, disk: Disk) -> None:
+    partitions = f"ls -d /sys/class/block/$(basename $(readlink -f {disk.by_id}))/*/partition"
+    host.sh(f"echo 'size=64M' | sfdisk -q --label gpt {disk.by_id} && udevadm settle && "
+            f"{partitions}")
+    sr = host.create_unbound_sr(disk, force="true")
+    assert host.sh(f"{partitions} 2>/dev/null || true") == ""
+    sr.destroy()
+
+
 def test_a_mounted_device_is_refused_even_by_force(host: Host, disk: Disk) -> None:
     host.sh(f"mkfs.ext4 -q {disk.by_id} && mount {disk.by_id} /mnt")
     with pytest.raises(XeError) as caught:

@@ -51,6 +51,8 @@ NOT_RUN = {
     ("developing.md", "make unit # unit tests, on both Pythons"): _DEVELOPER,
     ("reliability.md", "make faults # every fault, on the lab's stand-in of the storage manager"):
         _DEVELOPER,
+    ("performance.md", "make bench # everything, on the lab's stand-in of the storage manager"):
+        _DEVELOPER,
     ("reliability.md", ".venv/bin/python -m pytest tests/unit --hypothesis-profile=campaign"):
         _DEVELOPER,
     ("xen-orchestra.md", "cp -r xo-server-luksext /usr/local/lib/node_modules/"): _XO,
@@ -200,6 +202,7 @@ GIVEN = {
     (QUICK_START, "1. Install"): Lab.nothing,
     ("../README.md", ""): Lab.nothing,
     ("doctor.md", ""): Lab.nothing,
+    ("performance.md", "On your own host"): Lab.nothing,
     ("migration.md", "From a disk that was encrypted by hand"): Lab.sr_by_hand,
     ("migration.md", "By way of another SR"): Lab.plain_sr,
     ("migration.md", "In place"): Lab.plain_sr,
