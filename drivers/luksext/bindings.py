@@ -46,7 +46,7 @@ def _add(container: LuksContainer, way: Way, pin: Pin,
     key = clevis.new_key()
     jwe = clevis.seal(pin, key)
     slot = kind.free_slot(device, container.header)
-    with keyslots.taken_back_on_failure(container, slot):
+    with keyslots.taken_back_on_failure(container, slot, key):
         cryptsetup.add_key(device, slot, way.key, key)
         if suspension is not None:
             added = container.refreshed()
@@ -59,12 +59,15 @@ def _add(container: LuksContainer, way: Way, pin: Pin,
 
 
 def remove(container: LuksContainer, slot: int, force: bool = False) -> None:
-    """Destroys a binding.
+    """Destroys a binding. Raises what `check_removable` does."""
+    check_removable(container, slot, force)
+    take_back(container, slot)
 
-    Raises ReencryptionUnfinished, WrongSlot; LastWayIn where no recovery key is left, where nothing
-    is proven to open the container, and without `force` where nothing would open it with nobody
-    present.
-    """
+
+def check_removable(container: LuksContainer, slot: int, force: bool) -> None:
+    """Raises ReencryptionUnfinished, WrongSlot; LastWayIn where no recovery key is left, where
+    nothing is proven to open the container, and without `force` where nothing would open it with
+    nobody present."""
     container = container.refreshed()
     container.check_steady()
     keyslots.find(container, slot, ("binding",), "a binding")
@@ -84,7 +87,6 @@ def remove(container: LuksContainer, slot: int, force: bool = False) -> None:
                 container.device, slot, "no other binding opens the container with nobody present",
                 "To remove it all the same: luksext binding-remove --slot={} --force=true".format(
                     slot))
-    take_back(container, slot)
 
 
 def _bindings(slots: List[Slot]) -> List[Slot]:
@@ -95,11 +97,23 @@ def rebind(container: LuksContainer, slot: int, way: Way, pin: Optional[Pin] = N
            force: bool = False) -> int:
     """Replaces the binding of `slot`, by the same pin or another; the number of its new keyslot.
 
-    Raises WrongSlot; BindingHealthy without `force` where the binding opens its slot and `pin` asks
-    for nothing else; BindingChanged where somebody else may have written what the binding asks for,
-    and no `pin` is given; and what `add` raises, with the old binding left as it is.
+    Raises what `check_rebind` and `add` do, with the old binding left as it is.
     """
     container = container.refreshed()
+    old = check_rebind(container, slot, pin, force)
+    new = _add(container, way, pin or clevis.to_seal_again(old))
+    take_back(container, slot)
+    return new
+
+
+def check_rebind(container: LuksContainer, slot: int, pin: Optional[Pin], force: bool) -> Pin:
+    """The pin of a binding that is to be replaced.
+
+    Raises ReencryptionUnfinished, WrongSlot; BindingHealthy without `force` where the binding opens
+    its slot and `pin` asks for nothing else; BindingChanged where somebody else may have written
+    what the binding asks for, and no `pin` is given.
+    """
+    container.check_steady()
     old = keyslots.find(container, slot, ("binding",), "a binding")
     assert old.pin is not None
     if pin is None and health.was_changed(container, slot):
@@ -107,9 +121,7 @@ def rebind(container: LuksContainer, slot: int, way: Way, pin: Optional[Pin] = N
     unchanged = pin is None or _same(pin, old.pin)
     if unchanged and not force and keyslots.is_proven(container, slot):
         raise BindingHealthy(container.device, slot)
-    new = _add(container, way, pin or clevis.to_seal_again(old.pin))
-    take_back(container, slot)
-    return new
+    return old.pin
 
 
 def _same(pin: Pin, sealed: Pin) -> bool:

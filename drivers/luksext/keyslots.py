@@ -179,7 +179,7 @@ def add_recovery(container: LuksContainer, way: Way, name: str, key: bytes,
     device, generation = container.device, container.generation
     _check_name(container, name)
     slot = generation.free_slot(device, container.header)
-    with taken_back_on_failure(container, slot):
+    with taken_back_on_failure(container, slot, key):
         add_recovery_key(device, container.header.version, slot, way.key, key)
         generation.write_note(device, container.refreshed().header,
                               recovery_note(slot, name, escrow=escrow))
@@ -225,11 +225,15 @@ def _free_name(container: LuksContainer) -> str:
 
 
 def revoke(container: LuksContainer, slot: int) -> None:
-    """Destroys a keyslot that is a recovery key, or of which nothing is known.
+    """Destroys a keyslot that is a recovery key, or of which nothing is known. Raises what
+    `check_revocable` does."""
+    check_revocable(container, slot)
+    take_back(container, slot)
 
-    Raises ReencryptionUnfinished, WrongSlot, LastWayIn: a recovery key must be left, one that is
-    confirmed where this one is, and something that is proven to open the container.
-    """
+
+def check_revocable(container: LuksContainer, slot: int) -> None:
+    """Raises ReencryptionUnfinished, WrongSlot, LastWayIn: a recovery key must be left, one that is
+    confirmed where this one is, and something that is proven to open the container."""
     container = container.refreshed()
     container.check_steady()
     doomed = find(container, slot, ("recovery", "unknown"), "a recovery key")
@@ -243,7 +247,6 @@ def revoke(container: LuksContainer, slot: int) -> None:
         if doomed.confirmed or not any(is_proven(container, number) for number in bindings):
             raise LastWayIn(container.device, slot, "nobody has proven to have another recovery "
                             "key", "Type the other one first: luksext recovery-confirm")
-    take_back(container, slot)
 
 
 def take_back(container: LuksContainer, slot: int) -> None:
@@ -261,14 +264,17 @@ def take_back(container: LuksContainer, slot: int) -> None:
 
 
 @contextlib.contextmanager
-def taken_back_on_failure(container: LuksContainer, slot: int) -> Iterator[None]:
-    """For filling `slot`, which is free: a failure leaves it free again."""
+def taken_back_on_failure(container: LuksContainer, slot: int, key: bytes) -> Iterator[None]:
+    """For filling `slot`, which is free, with `key`: a failure leaves it free again. If somebody
+    else filled it meanwhile, which may be what failed, `key` does not open it, and it stays."""
     try:
         yield
     except BaseException:
         try:
             with overtime():
-                take_back(container, slot)
+                container = container.refreshed()
+                if slot not in container.header.keyslots or container.opened_by(slot, key):
+                    take_back(container, slot)
         except LuksError as error:
             log.error("cannot clean up: %s", error)
         raise

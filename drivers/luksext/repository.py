@@ -40,9 +40,10 @@ class Repository(NamedTuple):
         return self.readable
 
     def refreshed(self) -> "Repository":
-        """The same SR with its headers as they are now."""
+        """The same SR with its headers as they are now; one that is lost now is an error, too."""
         return self._replace(disks=[
-            disk.refreshed() if isinstance(disk, LuksContainer) else disk for disk in self.disks])
+            _found(disk.refreshed) if isinstance(disk, LuksContainer) else disk
+            for disk in self.disks])
 
 
 def recorded(sr_uuid: str, records: Sequence[Record], hints: Sequence[str],

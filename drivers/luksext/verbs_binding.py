@@ -3,12 +3,13 @@
 import time
 from typing import Any, Dict, List, Optional
 
-from luksext import backup, bindings, health, keyslots, options
+from luksext import backup, bindings, health, keyslots, options, verb_slots
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import ArgumentInvalid, BindingHealthy
 from luksext.repository import Repository
 from luksext.verb import FORCE, RECOVERY_KEY, Arguments, Parameter, Verb, number, truth
+from luksext.verb_slots import DEVICE, Meant
 from luksext.verbs_recovery import on_all, way_in
 
 _PIN = Parameter("pin", "clevis pin: tpm2, tang, sss or another that is installed")
@@ -32,44 +33,71 @@ def _add(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 
 
 def _remove(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
+    """Removes the binding on every disk that has it: a removal that was cut short is repeated."""
     force = truth("binding-remove", arguments, FORCE.name)
-    for container in sr.containers:
-        slot = _slot("binding-remove", container, arguments)
+    doomed = _meant("binding-remove", sr, arguments)
+    verb_slots.check_same("binding-remove", doomed)
+    for container, slot in doomed:
+        bindings.check_removable(container, slot, force)
+    for container, slot in doomed:
         backup.outdate(container)
         bindings.remove(container, slot, force)
         backup.revoked(container.refreshed())
-    return {}
+    return {"slots": verb_slots.numbers(sr, doomed)}
 
 
 def _rebind(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """Disk by disk; one that was bound anew before this was cut short is left as it is."""
     pin = _pin(arguments)
     force = truth("rebind", arguments, FORCE.name)
-    slots = []
+    due = []
     healthy: List[BindingHealthy] = []
-    for container in sr.containers:
+    for container, slot in _meant("rebind", sr, arguments):
         try:
-            slots.append(bindings.rebind(container, _slot("rebind", container, arguments),
-                                         way_in(container, arguments), pin, force))
+            bindings.check_rebind(container, slot, pin, force)
+            due.append((container, slot, way_in(container, arguments)))
         except BindingHealthy as error:
             healthy.append(error)
-    if not slots:
+    if not due:
         raise healthy[0]
-    for container in sr.containers:
+    slots = []
+    for container, slot, way in due:
+        backup.outdate(container)
+        slots.append(bindings.rebind(container, slot, way, pin, force=True))
         backup.revoked(container.refreshed())
     return {"slots": slots, "proofs": _proofs(sr)}
 
 
-def _slot(verb: str, container: LuksContainer, arguments: Arguments) -> int:
-    """The binding that is meant: the given slot, else the only one."""
-    known = [slot.number for slot in keyslots.slots(container) if slot.role == "binding"]
+def _meant(verb: str, sr: Repository, arguments: Arguments) -> List[Meant]:
+    """The binding that is meant, on the disks that have it: of the given slot, else the only one.
+    """
+    containers = verb_slots.disks(verb, sr, arguments)
     wanted = number(verb, arguments, "slot", 0, 31)
-    if wanted is None and len(known) == 1:
-        return known[0]
-    if wanted is None or wanted not in known:
-        raise ArgumentInvalid(verb, "cannot tell which binding of {} is meant".format(
-            container.device), "slot with one of {}".format(", ".join(map(str, known)) or "none"))
-    return wanted
+    if wanted is None:
+        found = [Meant(container, slot) for container in containers
+                 for slot in _only_binding(verb, container)]
+    else:
+        found = verb_slots.by_number(verb, containers, wanted, ("binding",))
+    if not found:
+        raise _which(verb, containers[0])
+    return found
+
+
+def _only_binding(verb: str, container: LuksContainer) -> List[int]:
+    found = _bindings(container)
+    if len(found) > 1:
+        raise _which(verb, container)
+    return found
+
+
+def _which(verb: str, container: LuksContainer) -> ArgumentInvalid:
+    return ArgumentInvalid(
+        verb, "cannot tell which binding of {} is meant".format(container.device),
+        "slot with one of {}".format(", ".join(map(str, _bindings(container))) or "none"))
+
+
+def _bindings(container: LuksContainer) -> List[int]:
+    return [slot.number for slot in keyslots.slots(container) if slot.role == "binding"]
 
 
 def _prove(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
@@ -106,9 +134,10 @@ def _resume(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 
 VERBS = (
     Verb("binding-add", "bind the SR to one more pin", (_PIN, _PIN_CONFIG, RECOVERY_KEY), _add),
-    Verb("binding-remove", "remove a binding", (_SLOT, FORCE), _remove),
+    Verb("binding-remove", "remove a binding", (_SLOT, DEVICE, FORCE), _remove),
     Verb("rebind", "replace a binding: by the same pin where TPM, PCRs or server changed, or by "
-                   "another policy", (_SLOT, _PIN, _PIN_CONFIG, RECOVERY_KEY, FORCE), _rebind),
+                   "another policy",
+         (_SLOT, DEVICE, _PIN, _PIN_CONFIG, RECOVERY_KEY, FORCE), _rebind),
     Verb("prove", "prove that each binding still opens its keyslot", (), _prove,
          audited=False),
     Verb("suspend", "let one firmware update pass: until the next plug the SR opens without PCRs",

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The verbs for recovery keys: one key opens all disks of the SR, in a keyslot of each."""
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from luksext import backup, escrow, keys, keyslots, untrusted
-from luksext.container import LuksContainer
+from luksext import backup, escrow, keys, keyslots, untrusted, verb_slots
+from luksext.container import LuksContainer, first_error_counts
 from luksext.errors import ArgumentInvalid, LuksError, NoSuchKey
 from luksext.keyslots import Slot, Way
 from luksext.repository import Repository
-from luksext.run import log
-from luksext.verb import RECOVERY_KEY, Arguments, Parameter, Verb
+from luksext.run import log, overtime
+from luksext.verb import RECOVERY_KEY, Arguments, Parameter, Verb, number
+from luksext.verb_slots import DEVICE, Meant
 
 _NAME = Parameter("name", "what to call the key, such as safe: letters, digits, . _ -")
 _TYPED = Parameter("key", "the recovery key, as it was shown; case and dashes do not matter",
                    required=True, secret=True)
 _ESCROW = Parameter("escrow-jwk", "public key (JWK, in JSON) of your organisation: the recovery "
                                   "key is kept in the header, encrypted to it")
+
+
+# Roles of keyslots.
+_REVOCABLE = ("recovery", "unknown")
 
 
 def way_in(container: LuksContainer, arguments: Arguments) -> Way:
@@ -92,7 +97,7 @@ def _rotate(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """A new key; the old one goes on until the new one is confirmed, and is revoked by hand then:
     whoever loses the answer of this verb must not lose the way in."""
     old = arguments["name"]
-    if all(_slot_of(container, arguments) is None for container in sr.containers):
+    if not _named(sr.containers, old):
         raise _no_such_key(sr, arguments)
     made = _add_named(sr, arguments, arguments.get("new-name") or _next_name(sr, old))
     made["next"] += (", then drop the old one: luksext recovery-revoke --sr-uuid={} "
@@ -112,29 +117,30 @@ def _revoke(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     if bool(arguments.get("name")) == bool(arguments.get("slot")):
         raise ArgumentInvalid("recovery-revoke", "needs to know which key is meant",
                               "either name or slot, as `luksext status` shows them")
-    doomed = [(container, _slot_of(container, arguments)) for container in sr.containers]
-    if all(slot is None for _, slot in doomed):
+    containers = verb_slots.disks("recovery-revoke", sr, arguments)
+    wanted = number("recovery-revoke", arguments, "slot", 0, 31)
+    doomed = _named(containers, arguments["name"]) if wanted is None else \
+        verb_slots.by_number("recovery-revoke", containers, wanted, _REVOCABLE)
+    if not doomed:
         raise _no_such_key(sr, arguments)
     for container, slot in doomed:
-        if slot is not None:
-            backup.outdate(container)
-            keyslots.revoke(container, slot)
-            backup.revoked(container.refreshed())
-    return {"slots": [slot for _, slot in doomed],
+        keyslots.check_revocable(container, slot)
+    for container, slot in doomed:
+        backup.outdate(container)
+        keyslots.revoke(container, slot)
+        backup.revoked(container.refreshed())
+    return {"slots": verb_slots.numbers(sr, doomed),
             "next": "Header copies that were exported before still hold the key: destroy them."}
 
 
-def _slot_of(container: LuksContainer, arguments: Arguments) -> Optional[int]:
-    """The keyslot that `name` or `slot` means, None where this disk has it not."""
-    for slot in _revocable(container):
-        if arguments.get("slot") == str(slot.number) \
-                or (slot.name and slot.name == arguments.get("name")):
-            return slot.number
-    return None
+def _named(containers: Sequence[LuksContainer], name: str) -> List[Meant]:
+    """Where the disks have the recovery key of that name."""
+    return [Meant(container, slot.number) for container in containers
+            for slot in _revocable(container) if slot.name == name]
 
 
 def _revocable(container: LuksContainer) -> List[Slot]:
-    return [slot for slot in keyslots.slots(container) if slot.role in ("recovery", "unknown")]
+    return [slot for slot in keyslots.slots(container) if slot.role in _REVOCABLE]
 
 
 def _no_such_key(sr: Repository, arguments: Arguments) -> NoSuchKey:
@@ -144,11 +150,19 @@ def _no_such_key(sr: Repository, arguments: Arguments) -> NoSuchKey:
 
 
 def _unlock(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
-    """Opens all disks by the recovery key; plug then finds them open."""
+    """Opens all disks by the recovery key, or none; plug then finds them open."""
     passphrase = keys.as_typed(arguments["key"])
-    for container, record in zip(sr.containers, sr.records):
-        slot = keyslots.test(container, passphrase)
-        container.open_by(slot.number, passphrase, record, sr.flags)
+    slots = [keyslots.test(container, passphrase) for container in sr.containers]
+    opened: List[LuksContainer] = []
+    try:
+        for container, slot, record in zip(sr.containers, slots, sr.records):
+            if container.open_by(slot.number, passphrase, record, sr.flags):
+                opened.append(container)
+    except BaseException:
+        for container in reversed(opened):
+            with overtime(), first_error_counts():
+                container.close()
+        raise
     return {"opened": [container.device for container in sr.containers],
             "next": "xe pbd-plug uuid=$(xe pbd-list sr-uuid={} params=uuid --minimal)".format(
                 sr.uuid)}
@@ -165,6 +179,7 @@ VERBS = (
          (_NAME._replace(required=True), Parameter("new-name", "what to call the new key"),
           _ESCROW, RECOVERY_KEY), _rotate),
     Verb("recovery-revoke", "make a recovery key useless",
-         (_NAME, Parameter("slot", "number of its keyslot, in the place of the name")), _revoke),
+         (_NAME, Parameter("slot", "number of its keyslot, in the place of the name"), DEVICE),
+         _revoke),
     Verb("unlock", "open the disks by a recovery key, so that pbd-plug works", (_TYPED,), _unlock),
 )

@@ -14,6 +14,8 @@ _ALL_KEYS = Parameter("key", "every recovery key that the SR has, one a line", s
 def _start(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     typed = [keys.as_typed(line) for line in arguments.get("key", "").splitlines() if line]
     for container in sr.containers:
+        reencrypt.check(container, typed)
+    for container in sr.containers:
         reencrypt.start(container, typed)
     return dict(_status(sr, arguments),
                 next="See how far it is: luksext reencrypt-status --sr-uuid=" + sr.uuid)

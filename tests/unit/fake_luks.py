@@ -21,6 +21,9 @@ CLEVIS = "cb6e8904-81ff-40da-a84a-07ab9ab5715e"
 IDENTITY = "6b5b6f0e-4c1d-4be1-9d0c-3c8f5f0a5a6e"
 LUKSMETA_SLOTS = 8
 
+# Whose disk it says to be.
+LABEL = headers.SR + ":0:1"
+
 
 class Killed(BaseException):
     """The process ends here: no cleaning up can run a program any more."""
@@ -35,9 +38,10 @@ def part(value):
 class Disk:
     """The disk, at `path`. `dead`: sealed keys that are not given up any more."""
 
-    def __init__(self, path, version):
+    def __init__(self, path, version, uuid=headers.UUID):
         self.path = str(path)
         self.version = version
+        self.uuid = uuid
         self.written = None
         self.reset()
 
@@ -45,7 +49,7 @@ class Disk:
         """Makes it a disk without keys."""
         self.keys = {}
         self.tokens = {}
-        self.luksmeta = {7: (IDENTITY, b"ours")} if self.version == 1 else {}
+        self.luksmeta = {7: (IDENTITY, LABEL.encode())} if self.version == 1 else {}
         self.room = LUKSMETA_SLOTS
         self.sealed = {}
         self.dead = set()
@@ -55,7 +59,7 @@ class Disk:
     def write(self):
         slots = sorted(self.keys)
         if self.version == 1:
-            content = bytearray(headers.luks1(slots=slots))
+            content = bytearray(headers.luks1(slots=slots, uuid=self.uuid))
             for slot, key in self.keys.items():
                 content[216 + 48 * slot:248 + 48 * slot] = hashlib.sha256(key).digest()
         else:
@@ -64,7 +68,7 @@ class Disk:
             for slot, key in self.keys.items():
                 salt = hashlib.sha256(key).hexdigest()[:16]
                 metadata["keyslots"][str(slot)]["kdf"]["salt"] = salt
-            content = headers.luks2(metadata, subsystem="luksext", label=headers.SR + ":0:1")
+            content = headers.luks2(metadata, uuid=self.uuid, subsystem="luksext", label=LABEL)
         if content != self.written:
             with open(self.path, "wb") as disk:
                 disk.write(content)
@@ -92,6 +96,7 @@ class Disk:
     def reborn(self):
         """The machine after the cut: programs run again."""
         self.killed, self.cut, self.refuse, self.calls = False, None, None, []
+        self.before_adding = lambda: None
 
     def _do(self, argv, stdin):
         done = getattr(self, "_" + argv[0])(argv[1], list(argv[2:]), stdin)
@@ -106,6 +111,7 @@ class Disk:
             assert words[-2] == self.path
             with open(words[-1], "rb") as pipe:
                 key = pipe.read()
+            self.before_adding()
             return self._add_key(int(options["--key-slot"]), stdin, key)
         if command == "luksKillSlot":
             assert words[0] == "--batch-mode"
@@ -128,7 +134,8 @@ class Disk:
     def _add_key(self, slot, known, key):
         if known not in self.keys.values():
             return 2, b""
-        assert slot not in self.keys
+        if slot in self.keys:
+            return 1, b""
         self.keys[slot] = key
         return 0, b""
 
@@ -185,15 +192,33 @@ class Disk:
         return LuksContainer(self.path, read(self.path))
 
     def bind(self, slot, pin, config, key):
-        """A binding as `create` makes it."""
+        """A binding as `create` makes it, in the place of the one that the slot had."""
         self.keys[slot] = key
         jwe = self.jwe(pin, config, key)
         if self.version == 1:
             self.luksmeta[slot] = (CLEVIS, jwe.encode())
         else:
-            self.tokens[slot] = headers.binding_token(slot, jwe)
+            token = headers.binding_token(slot, jwe)
+            free = sorted(set(range(32)) - set(self.tokens))
+            place = [number for number, there in self.tokens.items()
+                     if (there["type"], there["keyslots"]) == ("clevis", token["keyslots"])]
+            self.tokens[(place or free)[0]] = token
         self.write()
         return Way(slot, key)
+
+
+class Disks:
+    """Several disks of one host, whose TPM gives up what was sealed for any of them."""
+
+    def __init__(self, *disks):
+        self.disks = disks
+        for disk in disks:
+            disk.sealed, disk.dead = disks[0].sealed, disks[0].dead
+
+    def run(self, argv, **options):
+        """As luksext.run.run."""
+        named = [disk for disk in self.disks if disk.path in argv]
+        return (named or self.disks)[0].run(argv, **options)
 
 
 def every_cut(disk, prepare, change, holds):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from fake_luks import every_cut
-from luksext import cryptsetup, keys, keyslots, rollback
+from luksext import bindings, cryptsetup, keys, keyslots, rollback
+from luksext.clevis import Pin
 from luksext.errors import (CommandFailed, HeaderFull, LastWayIn, LuksError, MemoryShort,
                             NameRefused, TpmRefuses, WrongRecoveryKey, WrongSlot)
 from luksext.keyslots import Way
@@ -199,6 +200,16 @@ def test_a_failure_of_any_program_leaves_no_half_made_key(bound):
         else:
             keyslots.take_back(bound.container(), 1)
     assert failed >= 2
+
+
+@pytest.mark.parametrize("fill", [
+    add, lambda disk: bindings.add(disk.container(), disk.way, Pin("tpm2", {}))],
+    ids=["recovery-key", "binding"])
+def test_a_slot_that_somebody_else_filled_meanwhile_is_left_to_him(bound, fill):
+    bound.before_adding = lambda: bound.keys.setdefault(1, b"of somebody else")
+    with pytest.raises(CommandFailed):
+        fill(bound)
+    assert bound.keys == {0: b"sealed", 1: b"of somebody else"}
 
 
 # Confirming

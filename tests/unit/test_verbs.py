@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """verbs: done alone, on all disks or none, backed up, audited; what status tells."""
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 
-from luksext import backup, notes, predict, reencrypt, status, tpm, verbs
-from luksext.errors import (ArgumentInvalid, BackupMissing, HeaderMissing, NoSuchKey, TpmLockout,
-                            VerbUnknown)
+import headers
+from fake_luks import Disk
+from luksext import backup, keyslots, notes, predict, reencrypt, status, tpm, verbs
+from luksext.container import LuksContainer
+from luksext.errors import (ArgumentInvalid, BackupMissing, CommandFailed, DeviceIsOurs,
+                            HeaderMissing, LastWayIn, NoSuchKey, ReencryptionKeys, TpmLockout,
+                            Unsupported, VerbUnknown, WrongRecoveryKey)
 from luksext.predict import Prediction
 from luksext.reencrypt import Progress
 from luksext.repository import Repository
 
 SR = "0b9b0d2a-3c4d-4e5f-8a6b-1c2d3e4f5a6b"
+OTHER = "99999999-2222-4333-8444-555555555555"
 
 
 @pytest.fixture
@@ -183,8 +189,167 @@ def test_a_verb_that_does_not_exist_or_is_misused_does_nothing(bound, backups, l
 
 def test_handing_out_a_header_is_audited(bound, backups, lines):
     with pytest.raises(BackupMissing):
-        call(bound, "header-export")
+        call(bound, "header-export", serial="7")
     assert lines[0][0] == "header-export"
+
+
+def test_a_header_that_changed_is_backed_up_before_it_is_handed_out(
+        bound, backups, lines, monkeypatch):
+    def create(container, reason):
+        backups.append(reason)
+        return SimpleNamespace(luks_uuid=container.uuid, serial=2, created="now", reason=reason,
+                               sha256="new")
+
+    monkeypatch.setattr(backup, "create", create)
+    monkeypatch.setattr(backup, "list_of", lambda uuid: [
+        SimpleNamespace(serial=1, reason="plug")])
+    monkeypatch.setattr(backup, "export", lambda one: b"%d" % one.serial)
+    [told] = call(bound, "header-export")["backups"]
+    assert (told["serial"], told["reason"]) == (2, "header-export")
+
+
+# Who waits for another
+
+
+class Meanwhile:
+    """In the place of the lock: what another console does while this one waits for it."""
+
+    def __init__(self, monkeypatch, done):
+        self.done = [done]
+        self.lock = verbs.state.locked
+        monkeypatch.setattr(verbs.state, "locked", self)
+
+    def __call__(self, name, seconds=30):
+        if name == SR and self.done:
+            self.done.pop()()
+        return self.lock(name, seconds)
+
+
+def test_what_another_console_did_meanwhile_is_heeded(bound, backups, lines, monkeypatch):
+    kept = call(bound, "recovery-add", name="kept")["recovery_key"]
+    call(bound, "recovery-confirm", key=kept)
+    call(bound, "recovery-add", name="gone")
+
+    def other():
+        call(bound, "recovery-revoke", name="gone")
+        call(bound, "recovery-add", name="new")
+
+    Meanwhile(monkeypatch, other)
+    with pytest.raises(NoSuchKey):
+        call(bound, "recovery-revoke", name="gone")
+    assert [slot["name"] for slot in call(bound, "status")["disks"][0]["slots"][1:]] == [
+        "kept", "new"]
+
+
+def test_a_header_that_was_lost_meanwhile_keeps_no_other_from_being_mended(
+        bound, backups, lines, monkeypatch, restored):
+    def lose():
+        with open(bound.path, "wb") as disk:
+            disk.write(bytes(4096))
+
+    Meanwhile(monkeypatch, lose)
+    monkeypatch.setattr(backup, "of_disk", lambda device: ["lost"])
+    call(bound, "header-restore", device="/dev/sdc")
+    assert restored == ["lost"]
+    with pytest.raises(HeaderMissing):
+        call(bound, "recovery-add")
+
+
+# What fails
+
+
+def test_what_is_refused_leaves_the_backups_as_they_are(bound, backups, lines):
+    call(bound, "recovery-add", name="only")
+    del backups[:]
+    with pytest.raises(LastWayIn):
+        call(bound, "recovery-revoke", name="only")
+    with pytest.raises(LastWayIn):
+        call(bound, "binding-remove")
+    assert backups == []
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["backed-up", "stale"])
+def test_a_verb_that_fails_half_way_leaves_a_backup_of_what_was_backed_up_before(
+        bound, backups, lines, monkeypatch, fresh):
+    key = call(bound, "recovery-add", name="first")["recovery_key"]
+    call(bound, "recovery-confirm", key=key)
+    call(bound, "recovery-add", name="second")
+    del backups[:]
+    states = [fresh, False]
+    monkeypatch.setattr(backup, "is_fresh", lambda container: states.pop(0))
+    monkeypatch.setattr(keyslots, "revoke", fail)
+    with pytest.raises(CommandFailed):
+        call(bound, "recovery-revoke", name="second")
+    assert backups == ["outdate"] + ["recovery-revoke"] * fresh
+    assert lines[-1][3] == "error 6204"
+
+
+def fail(*words, **options):
+    raise CommandFailed("cryptsetup", 1, "killed")
+
+
+def test_a_container_whose_uuid_cannot_be_noted_is_opened_all_the_same(
+        bound, backups, lines, monkeypatch):
+    def refuse(container):
+        raise Unsupported("A container of this host is called ''.", "Give it one.")
+
+    monkeypatch.setattr(backup, "is_fresh", refuse)
+    assert "was not backed up" in call(bound, "resume")["warnings"][0]
+
+
+def test_a_key_that_a_disk_needs_is_missed_before_the_first_is_encrypted_anew(
+        bound, backups, lines, monkeypatch):
+    did = []
+
+    def check(container, typed):
+        did.append(("check", typed))
+        if len(did) == 2:
+            raise ReencryptionKeys(container.device, ["keyslot 1"])
+
+    monkeypatch.setattr(reencrypt, "check", check)
+    monkeypatch.setattr(reencrypt, "start", lambda container, typed: did.append("start"))
+    monkeypatch.setattr(reencrypt, "progress", lambda container: reencrypt.Progress(
+        "running", 0, 1, "", ""))
+    for disks in (2, 1):
+        sr = Repository(SR, [bound.container()] * disks, [None] * disks)
+        with contextlib.suppress(ReencryptionKeys):
+            verbs.run(verbs.VERBS["reencrypt"], sr, {"key": "a passphrase of mine"}, "admin")
+    assert did == [("check", [b"a passphrase of mine"])] * 3 + ["start"]
+
+
+# Opened by hand, all or none
+
+
+@pytest.mark.parametrize("was_open", [False, True], ids=["locked", "first-was-open"])
+def test_where_a_disk_does_not_open_those_before_are_closed_again(
+        bound, backups, lines, monkeypatch, was_open):
+    key = call(bound, "recovery-add")["recovery_key"]
+    did = []
+
+    def open_by(container, slot, key, record, flags):
+        did.append("open")
+        if did.count("open") == 2:
+            fail()
+        return not was_open
+
+    monkeypatch.setattr(LuksContainer, "open_by", open_by)
+    monkeypatch.setattr(LuksContainer, "close", lambda container: did.append("close"))
+    sr = Repository(SR, [bound.container()] * 2, [None] * 2)
+    with pytest.raises(CommandFailed):
+        verbs.run(verbs.VERBS["unlock"], sr, {"key": key}, "admin")
+    assert did == ["open", "open"] + ["close"] * (not was_open)
+
+
+def test_a_key_that_does_not_open_all_disks_opens_none(bound, backups, lines, monkeypatch):
+    key = call(bound, "recovery-add")["recovery_key"]
+    monkeypatch.setattr(LuksContainer, "open_by", fail)
+    known = [bound.container(), bound.container()]
+    test = keyslots.test
+    monkeypatch.setattr(Repository, "refreshed", lambda sr: sr)
+    monkeypatch.setattr(keyslots, "test", lambda container, key: test(
+        container, key if container is known[0] else b"another"))
+    with pytest.raises(WrongRecoveryKey):
+        verbs.run(verbs.VERBS["unlock"], Repository(SR, known, [None] * 2), {"key": key}, "admin")
 
 
 def test_a_binding_has_to_be_named_where_there_are_several(bound, backups, lines):
@@ -199,10 +364,13 @@ def test_a_binding_has_to_be_named_where_there_are_several(bound, backups, lines
 def restored(monkeypatch):
     """The LUKS UUIDs whose backups are restored; every container has one."""
     wanted = []
-    monkeypatch.setattr(backup, "list_of", lambda uuid: [SimpleNamespace(serial=1)])
-    monkeypatch.setattr(backup, "export", lambda found: b"content")
+    monkeypatch.setattr(backup, "is_fresh", lambda container: True)
+    monkeypatch.setattr(backup, "list_of", lambda uuid: [
+        SimpleNamespace(serial=1, reason="plug"), SimpleNamespace(serial=2, reason=backup.BEFORE)])
+    monkeypatch.setattr(backup, "export", lambda found: b"%d" % found.serial)
 
-    def restore(device, content, uuid, force, volume_key):
+    def restore(device, content, uuid, force, volume_key, named):
+        assert content == b"1"
         wanted.append(uuid)
         return backup.Restored(uuid, 1, [])
 
@@ -219,12 +387,45 @@ def test_a_lost_header_is_restored_from_what_was_backed_up_of_the_disk(
         disk, monkeypatch, lines, restored):
     here = disk.container()
     sr = Repository(SR, [here], [None])
-    monkeypatch.setattr(backup, "is_fresh", lambda container: True)
     for known, expected in ((["lost"], "lost"), ([here.uuid, "lost"], "lost"),
                             ([here.uuid], here.uuid)):
         monkeypatch.setattr(backup, "of_disk", lambda device, known=known: known)
         restore(sr, "/dev/sdc")
         assert restored.pop() == expected
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_of_several_readable_disks_the_named_one_is_restored(
+        disk, tmp_path, lines, restored, number):
+    other = Disk(tmp_path / "sdc", disk.version, OTHER)
+    disks = [disk.container(), other.container()]
+    sr = Repository(headers.SR, disks, [found.record for found in disks])
+    restore(sr, disks[number].device)
+    assert restored == [disks[number].uuid]
+
+
+def test_what_is_on_a_disk_without_a_name_tells_which_backup_is_its(
+        disk, lines, restored, monkeypatch):
+    monkeypatch.setattr(backup, "of_disk", lambda device: [])
+    restore(Repository(headers.SR, [disk.container()], [None]), disk.path)
+    assert restored == [headers.UUID]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_that_a_container_was_named_is_handed_on(disk, lines, restored, monkeypatch, typed):
+    seen = []
+    monkeypatch.setattr(backup, "restore", lambda *words, named: seen.append(named)
+                        or backup.Restored("", 1, []))
+    monkeypatch.setattr(backup, "of_disk", lambda device: ["lost"])
+    restore(Repository(SR, [], []), "/dev/sdc", force="true",
+            **({"luks-uuid": "lost"} if typed else {}))
+    assert seen == [typed]
+
+
+def test_the_disk_of_another_sr_is_overwritten_by_no_force(disk, lines, restored):
+    with pytest.raises(DeviceIsOurs, match=headers.SR):
+        restore(Repository(OTHER, [], []), disk.path, force="true", **{"luks-uuid": "lost"})
+    assert restored == []
 
 
 def test_nothing_is_restored_on_a_guess(disk, monkeypatch, lines, restored):
