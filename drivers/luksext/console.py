@@ -10,7 +10,8 @@ import os
 import sys
 from typing import Any, Dict, List, NoReturn, Optional, TextIO
 
-from luksext import alerts, bench, doctor, installation, repository, run, status, untrusted, verbs
+from luksext import (alerts, bench, doctor, installation, inventory, repository, run, status,
+                     untrusted, verbs)
 from luksext.errors import LuksError, NoSr, SeveralSrs
 from luksext.findings import found
 from luksext.repository import Repository
@@ -38,6 +39,9 @@ def main(argv: List[str]) -> int:
         return FAILED
     if arguments.json:
         print(json.dumps(told, indent=2, sort_keys=True))
+    elif arguments.csv:
+        sys.stdout.write(inventory.csv_of({"hosts": [
+            {"host": os.uname().nodename, "srs": told.get("srs", [told])}]}))
     else:
         show(told, sys.stdout)
     if told.get("findings"):
@@ -84,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(subparsers: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON")
+    if name == "status":
+        output.add_argument("--csv", action="store_true", help="print CSV, one line a disk")
+    parser.set_defaults(csv=False)
     return parser
 
 

@@ -13,7 +13,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_of(pool: Dict[str, Any]) -> str:
-    """The CSV of what `pool-status` tells."""
+    """The CSV of what `pool-status` tells; what only XAPI knows may be missing in it."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="")
     writer.writeheader()

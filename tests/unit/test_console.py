@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """console: the verbs as commands; what is shown to people, and the status that it ends with."""
 import contextlib
+import csv
 import io
 import json
 import os
@@ -186,6 +187,31 @@ def test_an_alert_is_explained(capsys):
     assert console.main(["explain", "LUKS-W003"]) == console.OK
     assert "rebind" in capsys.readouterr().out
     assert console.main(["explain", "LUKS-W999"]) == console.FAILED
+
+
+# The inventory
+
+
+@pytest.mark.parametrize("words", [[], ["--sr-uuid=" + SR]], ids=["host", "one-sr"])
+def test_the_status_as_csv_is_a_line_a_disk(calls, monkeypatch, capsys, words):
+    broken = {"error": {"code": 6220, "text": "no header"}}
+    told = dict(STATUS, disks=[DISK, broken], encrypted=True)
+    monkeypatch.setattr(status, "of", lambda sr: told)
+    monkeypatch.setattr(verbs, "run", lambda verb, sr, arguments, who: told)
+    assert console.main(["status", "--csv", *words]) == console.ATTENTION
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["host"], row["sr_uuid"], row["encrypted"], row["device"], row["error"])
+            for row in rows] == [(os.uname().nodename, SR, "true", "/dev/sdb", ""),
+                                 (os.uname().nodename, SR, "true", "", "no header")]
+    assert rows[0]["recovery_keys"] == "safe"
+
+
+@pytest.mark.parametrize("words", [["status", "--csv", "--json"], ["prove", "--csv"]])
+def test_csv_is_for_the_status_alone(calls, words):
+    with pytest.raises(SystemExit) as end:
+        console.main(words)
+    assert end.value.code == console.USAGE
+    assert calls == []
 
 
 # bench
