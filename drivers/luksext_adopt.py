@@ -52,6 +52,8 @@ def adopt(session, host, sr_uuid, pin, passphrase=None, device_config=()):
         bound = []
         if sr is not None and session.xenapi.SR.get_type(sr) == _OLD_TYPE:
             disks = _disks(session, host, sr, passphrase)
+            for disk in disks:
+                containers.way_in(disk.container, passphrase)
             bound = [disk.container.device for index, disk in enumerate(disks)
                      if _taken(disk.container, Identity(sr_uuid, index, len(disks)), pin,
                                passphrase)]

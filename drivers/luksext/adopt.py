@@ -7,7 +7,7 @@ where none opens. Until XAPI is told, the SR goes on as the ext SR that it was.
 import glob
 import os
 import re
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 from luksext import begun, bindings, cryptsetup, devices, header, keyslots, lvm
 from luksext import container as containers
@@ -85,8 +85,7 @@ def unlock(container: LuksContainer, passphrase: Optional[bytes] = None) -> None
     """
     check(container)
     if container.mapping is None:
-        way = _bound_way(container, needed=passphrase is None) \
-            or keyslots.way_in(container, passphrase)
+        way, _ = way_in(container, passphrase)
         cryptsetup.open_device(container.device, "luks-" + container.uuid, way.slot, way.key,
                                Flags())
 
@@ -134,25 +133,30 @@ def take(container: LuksContainer, identity: Identity, pin: Pin,
     passphrase: opens the container where no binding does; where given, it is proved in any case and
     noted as a recovery passphrase that is known to work.
 
-    Raises UnlockRefused's children, NoBinding where there is no way in, with nothing changed.
+    Raises what `way_in` does, with nothing changed.
     """
-    bound = _bound_way(container, needed=passphrase is None)
-    way = bound or keyslots.way_in(container, passphrase)
+    way, bound = way_in(container, passphrase)
     mark(container, identity)
     if passphrase is not None:
         keyslots.confirm(container, passphrase)
-    if bound is None:
+    if not bound:
         bindings.add(container, way, pin)
-    return bound is None
+    return not bound
 
 
-def _bound_way(container: LuksContainer, needed: bool) -> Optional[Way]:
+def way_in(container: LuksContainer, passphrase: Optional[bytes]) -> Tuple[Way, bool]:
+    """A key that opens `container`, and whether it is that of a binding. A `passphrase` that is
+    given has to open it in any case.
+
+    Raises UnlockRefused's children, NoBinding, WrongRecoveryKey.
+    """
+    typed = keyslots.way_in(container, passphrase) if passphrase is not None else None
     try:
-        return keyslots.way_in(container)
+        return keyslots.way_in(container), True
     except (UnlockRefused, NoBinding):
-        if needed:
+        if typed is None:
             raise
-        return None
+        return typed, False
 
 
 def mark(container: LuksContainer, identity: Identity) -> None:

@@ -14,17 +14,22 @@ import re
 import time
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-from luksext import contents, devices, header, rawdisk, rollback, state
+from luksext import begun, contents, devices, header, rawdisk, rollback, state, trust
 from luksext.backupfile import TRAILER_LIMIT, Backup, manifest, pack, unpack
 from luksext.container import LuksContainer
-from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy, HeaderDamaged,
-                            LuksError, OldHeader, Unsupported)
+from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy,
+                            ContainerReplaced, HeaderDamaged, HeaderMissing, LuksError, OldHeader,
+                            Unsupported)
 from luksext.header import Header
 from luksext.run import log
 from luksext.state import Store
 
 # How many are kept of a container.
 KEPT = 3
+
+# Why a header was backed up that a restoration overwrites. It may be what is wrong with the disk,
+# so it is in the place of no other backup.
+BEFORE = "before a restoration"
 
 _NOTE = "headers"
 _FOLDER = "headers"
@@ -51,7 +56,8 @@ def create(container: LuksContainer, reason: str) -> Backup:
     """Backs up the header of `container` on this host, and removes what is too old or too many.
 
     Where nothing changed, the newest backup is returned. Raises Unsupported for a container in
-    re-encryption: its header is out of date at once.
+    re-encryption: its header is out of date at once. Raises ContainerReplaced for another container
+    than the one that was backed up before: what brings that back is not to be replaced.
     """
     with _locked(container.uuid):
         return _create(container, reason)
@@ -78,13 +84,15 @@ def of_disk(device: str) -> List[str]:
     up, by the name that the disk's maker gave it; none for a disk without one."""
     name = devices.world_wide_name(device)
     return [uuid for uuid in state.known()
-            if name and any(backup.disk == name for backup in list_of(uuid))]
+            if name and any(backup.disk == name and backup.reason != BEFORE
+                            for backup in list_of(uuid))]
 
 
 def is_fresh(container: LuksContainer) -> bool:
     """Whether the newest backup on this host is what is on the disk now."""
     backups = list_of(container.uuid)
-    if not backups or backups[-1].serial < _minimum(container.uuid, backups):
+    if not backups or backups[-1].reason == BEFORE \
+            or backups[-1].serial < _minimum(container.uuid, backups):
         return False
     try:
         _, area = _area(container.device)
@@ -105,21 +113,24 @@ def export(backup: Backup) -> bytes:
 
 
 def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = False,
-            volume_key: str = "") -> Restored:
+            volume_key: str = "", named: bool = False) -> Restored:
     """Writes the backup in `content` over the header area of `device`, and proves it by reading.
 
-    The header that is there, if it is intact, is backed up before. A restoration that is cut short
+    The header that is there, if it is whole, is backed up before. A restoration that is cut short
     leaves a header that may not open, and can be repeated.
 
     luks_uuid, volume_key: of the container that was recorded for the device, "" where nothing is.
     force: restore although keys come back that were revoked, the disk is another one or grew, or it
     carries something else.
+    named: somebody typed luks_uuid. With `force`, a header with another UUID is overwritten then.
 
-    Raises BackupDamaged, BackupOfAnother, OldHeader, DeviceInUse, Unsupported.
+    Raises BackupDamaged, BackupOfAnother, HeaderOutdated, OldHeader, DeviceInUse, Unsupported.
     """
     devices.check_exists(device)
     backup, area, wanted = unpack(content)
     current = header.find(device)
+    if current is not None and current.uuid != (luks_uuid or backup.luks_uuid):
+        _check_overwritable(device, backup, wanted, current, force and named)
     _check_container(device, backup, wanted, current, luks_uuid, volume_key)
     known = _known_marks(backup.luks_uuid, current)
     revived = [int(slot) for slot, mark in sorted(backup.marks.items())
@@ -128,9 +139,9 @@ def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = Fals
         _check_disk(device, backup, current)
         if backup.serial < _minimum(backup.luks_uuid, list_of(backup.luks_uuid)):
             raise OldHeader(device, backup.created, revived)
+    if current is not None:
+        _keep_before(device, current)
     with _locked(backup.luks_uuid):
-        if current is not None:
-            _create(LuksContainer(device, current), "before a restoration")
         rawdisk.overwrite(device, area)
         if rawdisk.differs(device, area) or header.read(device) != wanted:
             raise HeaderDamaged(device, "what was written to it does not read back")
@@ -164,9 +175,33 @@ def revoked(container: LuksContainer) -> None:
 def _create(container: LuksContainer, reason: str) -> Backup:
     uuid, device = container.uuid, container.device
     found, area = _area(device)
+    note = Store(uuid).load(_NOTE)
+    before = note.get("volume_key")
+    if before and before != found.volume_key \
+            and not begun.has_ended(uuid, before, found.volume_key):
+        raise ContainerReplaced(device)
+    made = _keep(uuid, device, found, area, reason)
+    if (before, note.get("device_size")) != (made.volume_key, made.device_size):
+        _note(uuid, volume_key=made.volume_key, device_size=made.device_size)
+    return made
+
+
+def _keep_before(device: str, current: Header) -> None:
+    """Backs up the header that a restoration overwrites, whosever it is; one that is not whole
+    cannot be."""
+    try:
+        with _locked(current.uuid):
+            found, area = _area(device)
+            _keep(found.uuid, device, found, area, BEFORE)
+    except (HeaderDamaged, HeaderMissing, Unsupported) as error:
+        log.error("the header that was on %s is not backed up: %s", device, error)
+
+
+def _keep(uuid: str, device: str, found: Header, area: bytes, reason: str) -> Backup:
     backups = list_of(uuid)
     minimum = _minimum(uuid, backups)
-    if backups and backups[-1].serial >= minimum and _is_same(backups[-1], device, area):
+    if backups and backups[-1].serial >= minimum and _is_same(backups[-1], device, area) \
+            and (backups[-1].reason != BEFORE or reason == BEFORE):
         _prune(uuid, minimum)
         return backups[-1]
     serial = max(_next_serial(uuid, backups), minimum)
@@ -178,7 +213,6 @@ def _create(container: LuksContainer, reason: str) -> Backup:
         marks=_texts(found.marks), sha256=hashlib.sha256(area).hexdigest())
     Store(uuid).make(_FOLDER)
     state.write(_path(uuid, serial), pack(backup, area))
-    _note(uuid, volume_key=found.volume_key, device_size=backup.device_size)
     _prune(uuid, minimum)
     return backup
 
@@ -214,15 +248,13 @@ def _is_same(backup: Backup, device: str, area: bytes) -> bool:
 
 def _check_container(device: str, backup: Backup, wanted: Header, current: Any,
                      luks_uuid: str, volume_key: str) -> None:
-    """Raises where the backup is of another container: no force makes that right."""
-    expected = luks_uuid or backup.luks_uuid
-    if current is not None and current.uuid != expected:
-        raise BackupOfAnother(device, "the LUKS UUID " + backup.luks_uuid,
-                              "the one on the disk, " + current.uuid)
-    if backup.luks_uuid != expected:
-        raise BackupOfAnother(device, "the LUKS UUID " + backup.luks_uuid, expected)
+    """Raises where the backup is of another container, or of another time of its data: no force
+    makes that right."""
+    if luks_uuid not in ("", backup.luks_uuid):
+        raise BackupOfAnother(device, "the LUKS UUID " + backup.luks_uuid, luks_uuid)
     if current is not None:
         _refuse_reencryption(device, current)
+    trust.check_current(device, wanted)
     # This host's own note comes first: it is newer than the record, right after a re-encryption.
     noted = Store(backup.luks_uuid).load(_NOTE).get("volume_key") or volume_key
     if noted and wanted.volume_key != noted:
@@ -230,6 +262,23 @@ def _check_container(device: str, backup: Backup, wanted: Header, current: Any,
     if devices.size_of(device) < backup.device_size:
         raise BackupOfAnother(device, "a disk of {} bytes".format(backup.device_size),
                               "one of {}".format(devices.size_of(device)))
+
+
+def _check_overwritable(device: str, backup: Backup, wanted: Header, current: Header,
+                        insisted: bool) -> None:
+    """Raises for a header with another UUID, unless somebody insists, and it is the wanted one with
+    a damaged UUID, or may have been made by mistake on the disk that the backup is of."""
+    found = "the one on the disk, " + current.uuid
+    if insisted and current.volume_key == wanted.volume_key:
+        return
+    if current.uuid in state.known() and any(
+            one.reason != BEFORE for one in list_of(current.uuid)):
+        insisted, found = False, found + ", of which this host keeps backups,"
+    if not insisted:
+        raise BackupOfAnother(device, "the LUKS UUID " + backup.luks_uuid, found)
+    name = devices.world_wide_name(device)
+    if backup.disk and name and backup.disk != name:
+        raise BackupOfAnother(device, "the disk " + backup.disk, "the disk " + name)
 
 
 def _check_disk(device: str, backup: Backup, current: Any) -> None:
@@ -251,7 +300,7 @@ def _check_disk(device: str, backup: Backup, current: Any) -> None:
 
 def _known_marks(luks_uuid: str, current: Any) -> Dict[str, str]:
     """The keys of the header that is on the disk, or was when it was last backed up."""
-    if current is not None:
+    if current is not None and current.uuid == luks_uuid:
         return _texts(current.marks)
     backups = list_of(luks_uuid)
     return backups[-1].marks if backups else {}
@@ -296,10 +345,10 @@ def _note(luks_uuid: str, **values: Any) -> None:
 def _prune(luks_uuid: str, minimum: int) -> None:
     """Destroys what holds revoked keys or is older than the newest that are kept, and what a
     writer that was killed left behind."""
-    intact = [backup.serial for backup in list_of(luks_uuid) if backup.serial >= minimum]
-    oldest = intact[-KEPT:][0]
+    intact = [backup for backup in list_of(luks_uuid) if backup.serial >= minimum]
+    counted = [backup for backup in intact if backup.reason != BEFORE] or intact
     for serial in _serials(luks_uuid):
-        if serial < oldest:
+        if serial < counted[-KEPT:][0].serial:
             state.destroy(_path(luks_uuid, serial))
     state.clear_temporary(os.path.join(Store(luks_uuid).folder, _FOLDER))
 

@@ -54,6 +54,14 @@ def is_ours(header: Header) -> bool:
             and note.after in ("", found.volume_key))
 
 
+def is_outdated(header: Header) -> bool:
+    """Whether `header` is of before a re-encryption that was begun here and is not at its end: some
+    of the data have the new volume key, which it has not. None is let run before that is noted."""
+    note = load(header.uuid)
+    return (note is not None and note.after != "" and header.reencryption is None
+            and header.volume_key == note.before)
+
+
 def waiting(header: Header) -> str:
     """The sealed key that waits until the header of a container that was encrypted in place takes
     its binding, also after the last part was encrypted; "" where none does."""

@@ -304,7 +304,7 @@ class HeaderMismatch(LuksError):
             "opened.".format(device, shown(found), expected),
             "The disk was exchanged or its header changed. Compare `cryptsetup luksDump {0}` with "
             "`xe sr-param-get uuid=SR param-name=sm-config`; if it is the right disk, restore its "
-            "header: luksext header-restore --device={0}".format(device))
+            "header: luksext header-restore --sr-uuid=SR --device={0}".format(device))
 
 
 class NotOurs(LuksError):
@@ -378,7 +378,9 @@ class BackupOfAnother(LuksError):
             "The header backup is not one of {}: {} where {} is expected. Nothing was "
             "changed.".format(device, shown(found), expected),
             "Check with `lsblk -o NAME,SIZE,UUID,SERIAL` that this is the right disk, and choose "
-            "its backup: luksext header-list")
+            "its backup: luksext header-list. If its own header was damaged, or overwritten by "
+            "another: luksext header-restore --device={} --luks-uuid=UUID --force=true".format(
+                device))
 
 
 class OldHeader(LuksError):
@@ -405,6 +407,22 @@ class NotWritten(LuksError):
         super().__init__(
             "{} cannot be written on this host: {}.".format(path, reason),
             "Make room on the filesystem of dom0 (`df -h /var/lib`), then run the command again.")
+
+
+class HeaderOutdated(LuksError):
+    """A header of before a re-encryption that was begun on this host and is not at its end."""
+
+    code = 6267
+
+    def __init__(self, device: str, luks_uuid: str) -> None:
+        super().__init__(
+            "A header of before its re-encryption would destroy what is on {}: that began on this "
+            "host and is not at its end, so a part of the data has another volume key. Nothing was "
+            "changed.".format(device),
+            "While the SR is plugged, move its VDIs away (`xe vdi-pool-migrate`); else take the "
+            "data from a backup of the VMs. Only if all of the disk was put back to before, data "
+            "and header: rm /var/lib/luksext/{}/reencryption.json ; then run the command "
+            "again.".format(luks_uuid))
 
 
 class AlertUnknown(LuksError):
@@ -862,8 +880,8 @@ class ReencryptionKeys(LuksError):
             "{} was not encrypted anew: the keys of {} are needed, since a keyslot cannot get the "
             "new volume key without its own. Nothing was changed.".format(
                 device, ", ".join(holders)),
-            "Type all recovery keys: luksext reencrypt --key-stdin. Renew a binding that does not "
-            "open with `luksext rebind`, remove a key that is lost with `luksext "
+            "Type all recovery keys, one a line: luksext reencrypt --key-stdin. Renew a binding "
+            "that does not open with `luksext rebind`, remove a key that is lost with `luksext "
             "recovery-revoke`.")
 
 

@@ -13,10 +13,10 @@ unsealed, and stay sealed as they were; recovery keys have to be typed. So all t
 container before does so at each moment and afterwards, under other slot numbers.
 """
 import contextlib
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from luksext import (backup, begun, bindings, clevis, cryptsetup, keys, keyslots,
-                     reencrypt_process, state)
+                     reencrypt_process, state, trust)
 from luksext.begun import Begun
 from luksext.container import LuksContainer
 from luksext.devices import Mapping
@@ -52,11 +52,7 @@ def start(container: LuksContainer, recovery_keys: Sequence[bytes] = ()) -> Prog
     """
     _check_supported(container)
     with _alone(container):
-        _settle(container)
-        container = container.refreshed()
-        container.check_steady()
-        mapping = _open_mapping(container)
-        found = _keys(container, recovery_keys)
+        container, mapping, found = _ready(container, recovery_keys)
         header = container.header
         begun.save(container.uuid, Begun(now(), header.volume_key, "", header.unbound))
         try:
@@ -65,6 +61,21 @@ def start(container: LuksContainer, recovery_keys: Sequence[bytes] = ()) -> Prog
         finally:
             _settle(container)
     return resume(container, found[0])
+
+
+def check(container: LuksContainer, recovery_keys: Sequence[bytes] = ()) -> None:
+    """Raises what keeps `start` from beginning: of all disks, before the first one is begun."""
+    _check_supported(container)
+    with _alone(container):
+        _ready(container, recovery_keys)
+
+
+def _ready(container: LuksContainer,
+           recovery_keys: Sequence[bytes]) -> Tuple[LuksContainer, Mapping, List[bytes]]:
+    _settle(container)
+    container = container.refreshed()
+    container.check_steady()
+    return container, _open_mapping(container), _keys(container, recovery_keys)
 
 
 def progress(container: LuksContainer) -> Progress:
@@ -149,6 +160,7 @@ def _settle(container: LuksContainer) -> bool:
         if note.after == "" and begun.is_ours(header):
             begun.save(container.uuid, note._replace(after=header.reencryption.volume_key))
         return False
+    trust.check_current(container.device, header)
     for slot in header.unbound:
         if slot not in note.unbound:
             cryptsetup.kill_slot(container.device, slot)

@@ -8,8 +8,8 @@ each copy of the header that cryptsetup might use is compared with what was reco
 from typing import NamedTuple, Optional
 
 from luksext import begun, header, rollback
-from luksext.errors import (ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign,
-                            RevokedKeyBack)
+from luksext.errors import (ContainerReplaced, HeaderMismatch, HeaderOutdated, KeyCost,
+                            ReencryptionForeign, RevokedKeyBack)
 from luksext.header import Header
 from luksext.configuration import CIPHERS
 
@@ -47,11 +47,18 @@ def check(device: str, expected: Optional[Record], discard: bool = False) -> Non
 
     expected: None where nothing is recorded; then it must be one of the kind that we make.
     discard: whether discards may go through to the disk; the header must not have them do so else.
-    Raises HeaderMismatch, ContainerReplaced, RevokedKeyBack, KeyCost, ReencryptionForeign;
-    HeaderMissing, HeaderDamaged, DiskFails.
+    Raises HeaderMismatch, ContainerReplaced, HeaderOutdated, RevokedKeyBack, KeyCost,
+    ReencryptionForeign; HeaderMissing, HeaderDamaged, DiskFails.
     """
     for found in header.copies(device):
         _check_copy(device, found, expected, discard)
+
+
+def check_current(device: str, found: Header) -> None:
+    """Raises HeaderOutdated for the header of before a re-encryption that is not at its end: what
+    has the new volume key would be noise, under a filesystem that writes."""
+    if begun.is_outdated(found):
+        raise HeaderOutdated(device, found.uuid)
 
 
 def check_cost(device: str, found: Header) -> None:
@@ -81,6 +88,7 @@ def _check_copy(device: str, found: Header, expected: Optional[Record], discard:
     if odd:
         raise HeaderMismatch(device, "persistent flags " + " ".join(sorted(odd)),
                              "none (device-config:discard=true allows {})".format(DISCARDS))
+    check_current(device, found)
     if found.reencryption is None:
         _compare(device, "requirements", " ".join(found.requirements) or "none", "none")
     elif not begun.is_ours(found):

@@ -6,7 +6,8 @@ from typing import Any, Dict, List, Optional
 
 from luksext import backup, state
 from luksext.backup import Backup
-from luksext.errors import ArgumentInvalid, BackupMissing
+from luksext.container import LuksContainer, find_header
+from luksext.errors import ArgumentInvalid, BackupMissing, DeviceIsOurs
 from luksext.repository import Repository
 from luksext.verb import FORCE, Arguments, Parameter, Verb, number, path, truth
 from luksext.untrusted import shown
@@ -32,12 +33,16 @@ def _list(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 
 
 def _export(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
-    """The newest backup of each disk, each a file of its own."""
-    chosen = [_of_this_host("header-export", uuid, arguments) for uuid in _luks_uuids(sr)]
+    """The newest backup of each disk, each a file of its own; of a header that changed since its
+    last backup, one that is made now."""
     folder = path("header-export", arguments, "to")
     if folder is not None and not os.path.isdir(folder):
         raise ArgumentInvalid("header-export", "cannot write to {}".format(shown(folder)),
                               "a folder that is there on this host")
+    there = {container.uuid: container for container in sr.readable}
+    chosen = [backup.create(there[uuid], "header-export")
+              if uuid in there and "serial" not in arguments
+              else _of_this_host("header-export", uuid, arguments) for uuid in _luks_uuids(sr)]
     return {"backups": [_exported(one, folder) for one in chosen],
             "next": "Keep it where this host's disks and recovery keys are not; destroy it when a "
                     "key that it holds is revoked."}
@@ -56,6 +61,7 @@ def _exported(one: Backup, folder: Optional[str]) -> Dict[str, Any]:
 def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     """Writes a backup over the header of a disk, which is then read again to prove it."""
     device = path("header-restore", arguments, "device") or ""
+    _check_owner(sr, device)
     uuid = arguments.get("luks-uuid") or _lost(sr, device)
     force = truth("header-restore", arguments, FORCE.name)
     file = path("header-restore", arguments, "content-file")
@@ -68,25 +74,37 @@ def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
                 "luks-uuid of one that this host keeps, or content-file, one that was exported")
         content = backup.export(_of_this_host("header-restore", uuid, arguments))
     recorded = {record.uuid: record.volume_key for record in sr.records if record is not None}
-    restored = backup.restore(device, content, uuid, force, recorded.get(uuid, ""))
+    restored = backup.restore(device, content, uuid, force, recorded.get(uuid, ""),
+                              named="luks-uuid" in arguments)
     return {"device": device, "luks_uuid": restored.luks_uuid, "serial": restored.serial,
             "keys_that_came_back": restored.revived,
             "next": "xe pbd-plug uuid=$(xe pbd-list sr-uuid={} params=uuid --minimal)".format(
                 sr.uuid)}
 
 
-def _lost(sr: Repository, device: str) -> str:
-    """The LUKS UUID of the container whose header `device` lost; "" where none is known.
+def _check_owner(sr: Repository, device: str) -> None:
+    """Raises DeviceIsOurs for a disk of another encrypted SR: no restoration overwrites that."""
+    found = find_header(device)
+    identity = LuksContainer(device, found).identity if found is not None else None
+    if identity is not None and identity.sr_uuid != sr.uuid:
+        raise DeviceIsOurs(device, identity.sr_uuid)
 
-    The recorded one that cannot be read; without a record, as on the console, what this host backed
-    up of the disk."""
+
+def _lost(sr: Repository, device: str) -> str:
+    """The LUKS UUID of the container whose header is to be restored; "" where none is known.
+
+    The one that is on `device`; else the recorded one that cannot be read; without a record, as on
+    the console, what this host backed up of the disk."""
+    found = find_header(device)
     readable = [container.uuid for container in sr.readable]
-    known = _recorded(sr) or backup.of_disk(device)
-    lost = [uuid for uuid in known if uuid not in readable]
+    known = _recorded(sr) or backup.of_disk(device) or ([found.uuid] if found is not None else [])
+    if found is not None and found.uuid in known:
+        return found.uuid
+    lost = [uuid for uuid in known if uuid not in readable] or known
     if len(lost) > 1:
         raise ArgumentInvalid("header-restore", "cannot tell which disk is meant",
                               "luks-uuid with one of " + ", ".join(lost))
-    return (lost or known or [""])[0]
+    return (lost or [""])[0]
 
 
 def _luks_uuids(sr: Repository) -> List[str]:
@@ -99,7 +117,8 @@ def _recorded(sr: Repository) -> List[str]:
 
 def _of_this_host(verb: str, luks_uuid: str, arguments: Arguments) -> Backup:
     serial = number(verb, arguments, "serial", 1, 10 ** 17)
-    found = [one for one in backup.list_of(luks_uuid) if serial in (None, one.serial)]
+    found = [one for one in backup.list_of(luks_uuid)
+             if (one.serial == serial if serial is not None else one.reason != backup.BEFORE)]
     if not found:
         raise BackupMissing(luks_uuid)
     return found[-1]

@@ -44,9 +44,9 @@ def damage(path, offset):
         file.seek(offset)
         file.write(bytes([byte ^ 1]))
 
-def restore(device, path, luks_uuid="", force=False):
+def restore(device, path, luks_uuid="", force=False, named=False):
     with open(path, "rb") as file:
-        return backup.restore(device, file.read(), luks_uuid, force)._asdict()
+        return backup.restore(device, file.read(), luks_uuid, force, named=named)._asdict()
 
 try:
     print(json.dumps(EXPRESSION))
@@ -174,6 +174,21 @@ def test_a_backup_of_another_disk_is_refused(sr: Sr, saved: Disk, luks_version: 
     named = refused(host, f"restore('{other.by_id}', '{FILE}')")
     assert (recorded["code"], named["code"]) == (6263, 6263)
     assert f"{other.wwn:x}" in named["text"]
+
+
+def test_a_disk_that_was_formatted_by_mistake_gets_its_header_back(
+        sr: Sr, saved: Disk, luks_version: str) -> None:
+    host, uuid = sr.host, sr.containers()[0]
+    host.sh(f"cryptsetup luksFormat --batch-mode --type luks{luks_version} --pbkdf pbkdf2 "
+            f"--pbkdf-force-iterations 1000 --align-payload 32768 --key-file - {saved.by_id}",
+            input=PASSPHRASE)
+    assert sr.refused().code == 6222
+    for how in ("False, True", "True, False"):
+        assert refused(host, f"restore('{saved.by_id}', '{FILE}', '{uuid}', {how})")[
+            "code"] == 6263
+    call(host, f"restore('{saved.by_id}', '{FILE}', '{uuid}', True, True)")
+    sr.plug()
+    sr.unplug()
 
 
 def test_a_backup_that_is_older_than_a_revocation(sr: Sr, saved: Disk) -> None:

@@ -8,7 +8,8 @@ from luksext import container as containers
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import (DeviceIsOurs, DeviceMissing, DeviceUnsuitable, HeaderFull,
-                            HeaderMissing, NoBinding, NotAdoptable, NotPlugged, PinRefuses)
+                            HeaderMissing, NoBinding, NotAdoptable, NotPlugged, PinRefuses,
+                            WrongRecoveryKey)
 from luksext.generation import Identity
 from luksext.keyslots import Way
 
@@ -156,12 +157,15 @@ class Keys:
     def way_in(self, container, passphrase=None):
         if passphrase is not None:
             assert passphrase == PASSPHRASE
+            if self.fail == "passphrase":
+                raise WrongRecoveryKey(container.device)
             return BY_PASSPHRASE
         if self.bound:
             return BY_BINDING
         raise NoBinding(container.device, container.uuid)
 
     def confirm(self, container, passphrase):
+        self.way_in(container, passphrase)
         self.step("confirm", container)
 
     def add(self, container, way, pin):
@@ -207,6 +211,15 @@ def test_a_container_with_a_passphrase_only_gets_a_binding(container, monkeypatc
     keys = Keys(monkeypatch, bound=False)
     assert adopt.take(container, OURS, PIN, PASSPHRASE) is True
     assert keys.done == ["confirm", "add"]
+
+
+def test_a_wrong_passphrase_changes_nothing_where_a_binding_opens(
+        container, programs, monkeypatch):
+    keys = Keys(monkeypatch, bound=True)
+    keys.fail = "passphrase"
+    with pytest.raises(WrongRecoveryKey):
+        adopt.take(container, OURS, PIN, PASSPHRASE)
+    assert programs.order() == []
 
 
 def test_without_a_way_in_nothing_is_changed(container, programs, monkeypatch):

@@ -12,7 +12,8 @@ from fake_xapi import NULL, Killed, Xapi
 import luksext_adopt
 from luksext import adopt, devices, notes
 from luksext.clevis import Pin
-from luksext.errors import AdoptionUnfinished, DeviceInUse, DeviceIsOurs, SrNotAdoptable
+from luksext.errors import (AdoptionUnfinished, DeviceInUse, DeviceIsOurs, SrNotAdoptable,
+                            WrongRecoveryKey)
 from luksext.generation import Identity
 from luksext.trust import Record
 
@@ -59,6 +60,8 @@ class Host:
         self.container = Container()
         self.taken = []
         self.unlocked = []
+        self.asked = []
+        self.shut = None
         self.this = xapi.add("host", uuid="host", name_label="h", local_cache_sr=NULL,
                              suspend_image_sr=NULL, crash_dump_sr=NULL)
         self.sr = xapi.add(
@@ -89,6 +92,11 @@ class Host:
                "other_config": {"owner": ""}, "qos_algorithm_type": "ionice",
                "qos_algorithm_params": {"class": "1"}, "currently_attached": False}
         return self.xapi.add("VBD", **dict(row, **fields))
+
+    def way_in(self, container, passphrase):
+        self.asked.append(container)
+        if self.shut is container:
+            raise WrongRecoveryKey(container.device)
 
     def take(self, container, identity, pin, passphrase=None):
         self.taken.append((identity, pin, passphrase))
@@ -127,6 +135,7 @@ def host(tmp_path, programs, monkeypatch):
         (path, passphrase)))
     monkeypatch.setattr(adopt, "check_whole", lambda disks: None)
     monkeypatch.setattr(adopt, "take", made.take)
+    monkeypatch.setattr(adopt, "way_in", made.way_in)
     monkeypatch.setattr(adopt, "units", lambda luks_uuid: ["unlock@{}".format(luks_uuid)])
     monkeypatch.setattr(luksext_adopt, "all_of", lambda sr_uuid: [
         made.container] if made.container.identity else [])
@@ -183,6 +192,18 @@ def test_the_passphrase_goes_to_the_container_and_nowhere_else(host, tmp_path, a
     assert "passphrase" not in str(host.told())
     for path in (tmp_path / "state").rglob("*"):
         assert path.is_dir() or b"the passphrase" not in path.read_bytes()
+
+
+def test_a_passphrase_that_does_not_open_the_last_disk_changes_none(host, monkeypatch):
+    second = Container()
+    found = iter([host.container, second])
+    monkeypatch.setattr(adopt, "identify", lambda path: Found(next(found), headers.SR))
+    host.xapi.tables["PBD"][host.pbd]["device_config"]["device"] = MAPPING + ",/dev/sdc"
+    host.shut = second
+    with pytest.raises(WrongRecoveryKey):
+        host.adopt(b"the passphrase")
+    assert host.asked == [host.container, second]
+    assert host.taken == []
 
 
 @pytest.mark.parametrize("collected", [False, True], ids=["vbds-dangle", "vbds-collected"])

@@ -9,11 +9,11 @@ import stat
 import pytest
 
 import headers
-from luksext import backup, header, notes, rawdisk, rollback, state
+from luksext import backup, begun, header, notes, rawdisk, rollback, state
 from luksext.container import LuksContainer
-from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy, DeviceInUse,
-                            DeviceMissing, DiskFails, HeaderDamaged, HeaderMissing, NotWritten,
-                            OldHeader, Unsupported)
+from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy,
+                            ContainerReplaced, DeviceInUse, DeviceMissing, DiskFails,
+                            HeaderDamaged, HeaderMissing, NotWritten, OldHeader, Unsupported)
 
 OTHER = "99999999-2222-4333-8444-555555555555"
 SIZE = 1 << 30
@@ -403,6 +403,132 @@ def test_a_backup_of_another_container_is_refused(host, force):
     assert header.find(two.device) is None
 
 
+def damage(container, offset, content):
+    with open(container.device, "r+b") as disk:
+        disk.seek(offset)
+        disk.write(content)
+
+
+# What makes a header one of another container, although it is the right disk.
+WRECKS = {
+    "luks1-uuid": (luks1, lambda container: damage(container, 170, b"x")),
+    "luks1-zeros": (luks1, lambda container: damage(container, 8, bytes(OFFSET - 8))),
+    "luks1-formatted": (luks1, lambda container: change(
+        container, luks1(uuid=OTHER, volume_key="another"))),
+    "luks2-formatted": (luks2, lambda container: change(
+        container, luks2(uuid=OTHER, volume_key="another"))),
+}
+
+
+@pytest.mark.parametrize("made, wreck", WRECKS.values(), ids=WRECKS)
+def test_a_header_with_another_uuid_is_overwritten_where_it_is_named_and_forced(host, made, wreck):
+    container = host.container(made())
+    before = content_of(container.device)
+    content = backup.export(backup.create(container, ""))
+    wreck(container)
+    wrecked = content_of(container.device)
+    for how in ({}, {"force": True}, {"named": True}):
+        with pytest.raises(BackupOfAnother, match="--luks-uuid=UUID --force=true"):
+            backup.restore(container.device, content, headers.UUID, **how)
+    assert content_of(container.device) == wrecked
+    assert backup.restore(container.device, content, headers.UUID, force=True,
+                          named=True).revived == []
+    assert content_of(container.device) == before
+    assert backup.is_fresh(container)
+
+
+def test_the_header_that_was_made_by_mistake_is_backed_up_before(host):
+    container = host.container(luks2(), wwid="naa.1")
+    content = backup.export(backup.create(container, ""))
+    change(container, luks2(uuid=OTHER, volume_key="another"))
+    backup.restore(container.device, content, headers.UUID, force=True, named=True)
+    [kept] = backup.list_of(OTHER)
+    assert kept.reason == backup.BEFORE
+    assert backup.of_disk(container.device) == [headers.UUID]
+
+
+def test_a_container_that_this_host_knows_is_overwritten_by_no_force(host):
+    one, two = host.container(luks2()), host.container(luks2(uuid=OTHER, volume_key="another"),
+                                                       name="sdc")
+    content = backup.export(backup.create(one, ""))
+    backup.create(two, "")
+    before = content_of(two.device)
+    with pytest.raises(BackupOfAnother, match=OTHER):
+        backup.restore(two.device, content, headers.UUID, force=True, named=True)
+    assert content_of(two.device) == before
+
+
+def test_a_restoration_that_was_cut_short_is_given_again(host, monkeypatch):
+    def fail(device, area):
+        raise DeviceInUse(device, [])
+
+    container = host.container(luks2())
+    content = backup.export(backup.create(container, ""))
+    change(container, luks2(uuid=OTHER, volume_key="another"))
+    with monkeypatch.context() as patch:
+        patch.setattr(rawdisk, "overwrite", fail)
+        with pytest.raises(DeviceInUse):
+            backup.restore(container.device, content, headers.UUID, force=True, named=True)
+    backup.restore(container.device, content, headers.UUID, force=True, named=True)
+    assert header.read(container.device) == container.header
+
+
+@pytest.mark.parametrize("volume_key", ["volume", "another"], ids=["a-copy", "foreign"])
+def test_a_foreign_container_on_another_disk_is_overwritten_by_no_force(host, volume_key):
+    one = host.container(luks2(), wwid="naa.1")
+    two = host.container(luks2(uuid=OTHER, volume_key=volume_key), name="sdc", wwid="naa.2")
+    content = backup.export(backup.create(one, ""))
+    if volume_key == "volume":
+        backup.restore(two.device, content, headers.UUID, force=True, named=True)
+        return
+    with pytest.raises(BackupOfAnother, match=r"the disk naa\.1 where the disk naa\.2"):
+        backup.restore(two.device, content, headers.UUID, force=True, named=True)
+    assert header.read(two.device).uuid == OTHER
+
+
+@pytest.mark.parametrize("offset", [0, 1 << 22, 0xFFFFFFFF])
+def test_a_damaged_payload_offset_keeps_no_header_from_being_restored(host, offset):
+    container = host.container(luks1())
+    before = content_of(container.device)
+    content = backup.export(backup.create(container, ""))
+    damage(container, 104, offset.to_bytes(4, "big"))
+    backup.restore(container.device, content, headers.UUID)
+    assert content_of(container.device) == before
+
+
+@pytest.mark.parametrize("made", GENERATIONS)
+def test_another_container_of_the_same_uuid_takes_no_backups_place(host, made):
+    container = host.container(made())
+    first = backup.create(container, "")
+    before = content_of(container.device)
+    change(container, made(volume_key="another"))
+    with pytest.raises(ContainerReplaced):
+        backup.create(container, "asked for")
+    assert backup.list_of(headers.UUID) == [first]
+    backup.restore(container.device, backup.export(first), headers.UUID)
+    assert content_of(container.device) == before
+
+
+def test_what_was_overwritten_is_no_fresh_backup_and_pushes_none_out(host, monkeypatch):
+    def fail(device, area):
+        raise DeviceInUse(device, [])
+
+    container = host.container(luks2())
+    first = backup.create(container, "first")
+    content = backup.export(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(rawdisk, "overwrite", fail)
+        for number in range(4):
+            change(container, luks2(keys=(str(number),)))
+            with pytest.raises(DeviceInUse):
+                backup.restore(container.device, content)
+            assert not backup.is_fresh(container)
+    assert backup.list_of(headers.UUID)[0] == first
+    made = backup.create(container, "asked for")
+    assert made.reason == "asked for"
+    assert backup.is_fresh(container)
+
+
 def test_another_disk_that_lost_its_header_too_is_told_by_its_name(host):
     one = host.container(luks2(), wwid="naa.1")
     two = host.container(luks2(uuid=OTHER), name="sdc", wwid="naa.2")
@@ -463,6 +589,7 @@ def test_a_volume_key_that_was_replaced_does_not_come_back(host, force):
     container = host.container(luks2())
     content = backup.export(backup.create(container, ""))
     change(container, luks2(volume_key="new"))
+    begun.end(headers.UUID, "new")
     backup.create(container, "re-encryption")
     lose(container)
     with pytest.raises(BackupOfAnother, match="volume key that was replaced"):

@@ -59,6 +59,7 @@ def test_codes_are_stable():
         "HeaderMissing": 6220, "HeaderDamaged": 6221, "HeaderMismatch": 6222, "NotOurs": 6223,
         "Ambiguous": 6224, "Busy": 6260, "BackupMissing": 6261, "BackupDamaged": 6262,
         "BackupOfAnother": 6263, "OldHeader": 6264, "AlertUnknown": 6265, "NotWritten": 6266,
+        "HeaderOutdated": 6267,
         "NoBinding": 6230, "UnlockRefused": 6231, "NoTpm": 6232,
         "TpmLockout": 6233, "TpmRefuses": 6234, "TpmBroken": 6235, "TangUnreachable": 6236,
         "TangRefuses": 6237, "PinRefuses": 6238, "KeyRefused": 6239, "MappingMismatch": 6240,

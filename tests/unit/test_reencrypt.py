@@ -10,14 +10,15 @@ import pytest
 
 import fake_reencrypt
 import headers
-from luksext import begun, bindings, container, grow, keyslots, notes, reencrypt, state, trust
+from luksext import (backup, begun, bindings, container, grow, header, keyslots, notes, reencrypt,
+                     state, trust)
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.cryptsetup import Flags
 from luksext.devices import Mapping
-from luksext.errors import (CommandFailed, ContainerReplaced, NotPlugged, ReencryptionForeign,
-                            ReencryptionKeys, ReencryptionStuck, ReencryptionUnfinished,
-                            Unsupported, WrongRecoveryKey)
+from luksext.errors import (CommandFailed, ContainerReplaced, HeaderOutdated, NotPlugged,
+                            ReencryptionForeign, ReencryptionKeys, ReencryptionStuck,
+                            ReencryptionUnfinished, Unsupported, WrongRecoveryKey)
 from luksext.header import read
 from luksext.trust import Record
 
@@ -60,6 +61,7 @@ class Lab:
         os.truncate(self.device, headers.PAYLOAD + 1024 * MIB)
         programs.add("clevis", "printf %s {}".format(BOUND.decode()))
         programs.add("udevadm")
+        programs.add("wipefs")
         programs.add("cryptsetup", 'exec {} -S -E {} {} "$@" <$stdin'.format(
             sys.executable, os.path.join(HERE, "fake_reencrypt.py"), folder))
 
@@ -81,6 +83,16 @@ class Lab:
 
     def end(self):
         reencrypt.reencrypt_process.stop(TOP)
+
+    def cut(self):
+        """Encrypts a part anew, and stops."""
+        self.tell("die", "never")
+        reencrypt.start(self.container, [TYPED])
+        for _ in range(600):
+            if reencrypt.progress(self.container).done:
+                return self.end()
+            time.sleep(0.1)
+        raise AssertionError("it does not begin")
 
     def ways_in(self):
         """Which of the two keys open it."""
@@ -223,9 +235,14 @@ def untouched(lab):
     assert begun.load(headers.UUID) is None
 
 
-def test_without_a_recovery_key_it_is_named(untouched):
-    with pytest.raises(ReencryptionKeys, match=r"keyslot 1 \(recovery paper\)"):
-        reencrypt.start(untouched.container, [b"another passphrase"])
+@pytest.mark.parametrize("action", [reencrypt.start, reencrypt.check])
+def test_without_a_recovery_key_it_is_named(untouched, action):
+    with pytest.raises(ReencryptionKeys, match=r"keyslot 1 \(recovery paper\).*--key-stdin"):
+        action(untouched.container, [b"another passphrase"])
+
+
+def test_what_is_ready_is_left_as_it_is(untouched):
+    reencrypt.check(untouched.container, [TYPED])
 
 
 def test_a_stale_binding_is_named(untouched):
@@ -326,6 +343,75 @@ def test_the_host_lost_power_before_the_new_volume_key_was_noted(lab, monkeypatc
     assert begun.is_ours(lab.container.header)
     reencrypt.settle(lab.container)
     assert begun.load(headers.UUID).after == lab.container.header.reencryption.volume_key
+
+
+# A header of before is put back
+
+
+@pytest.fixture
+def put_back(lab):
+    """A disk of which a part has the new volume key, with the header of before on it."""
+    lab.old = fake_reencrypt.read(lab.device)
+    lab.record = lab.container.record
+    lab.cut()
+    fake_reencrypt.write(lab.device, lab.old)
+    return lab
+
+
+@pytest.mark.parametrize("action", [
+    lambda lab: trust.check(lab.device, lab.record), lambda lab: trust.check(lab.device, None),
+    lambda lab: reencrypt.settle(lab.container), lambda lab: reencrypt.resume(lab.container),
+    lambda lab: reencrypt.start(lab.container, [TYPED])],
+    ids=["trust", "trust-unrecorded", "settle", "resume", "start"])
+def test_the_header_of_before_is_not_opened_and_nothing_is_forgotten(put_back, action):
+    before = begun.load(headers.UUID)
+    with pytest.raises(HeaderOutdated, match="sdb"):
+        action(put_back)
+    assert begun.load(headers.UUID) == before
+    assert fake_reencrypt.read(put_back.device) == put_back.old
+    assert put_back.backups == []
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "old-header-there"])
+def test_a_backup_of_before_is_not_restored_by_any_force(lab, lost):
+    content = backup.export(backup.create(lab.container, "before"))
+    old = fake_reencrypt.read(lab.device)
+    lab.cut()
+    if lost:
+        with open(lab.device, "r+b") as disk:
+            disk.write(bytes(headers.PAYLOAD))
+    else:
+        fake_reencrypt.write(lab.device, old)
+    for uuid in ("", headers.UUID):
+        with pytest.raises(HeaderOutdated):
+            backup.restore(lab.device, content, uuid, force=True, named=True)
+    assert (header.find(lab.device) is None) == lost
+
+
+def test_before_a_part_is_encrypted_the_header_of_before_is_a_good_one(lab, monkeypatch):
+    content = backup.export(backup.create(lab.container, "before"))
+    lab.tell("die", "prepared")
+    with monkeypatch.context() as patch:
+        patch.setattr(reencrypt, "_settle", lambda container: None)
+        with pytest.raises(CommandFailed):
+            reencrypt.start(lab.container, [TYPED])
+    with open(lab.device, "r+b") as disk:
+        disk.write(bytes(headers.PAYLOAD))
+    backup.restore(lab.device, content)
+    trust.check(lab.device, RECORD)
+
+
+def test_a_backup_of_after_its_end_is_restored_though_that_was_not_noted_yet(lab, monkeypatch):
+    backup.create(lab.container, "before")
+    reencrypt.start(lab.container, [TYPED])
+    assert lab.wait().state == "none"
+    begun.end(headers.UUID, lab.container.header.volume_key)
+    content = backup.export(backup.create(lab.container, "after"))
+    assert begun.load(headers.UUID) is not None
+    with open(lab.device, "r+b") as disk:
+        disk.write(bytes(headers.PAYLOAD))
+    backup.restore(lab.device, content)
+    trust.check(lab.device, RECORD)
 
 
 # What another may have written
