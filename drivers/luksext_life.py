@@ -193,7 +193,7 @@ class Life:
         with run.within(CLOSE_SECONDS):
             # The ext driver also fails where there is nothing left to deactivate, or nothing to
             # read that from: its disk was pulled.
-            if failure and (self._driver._checkmount() or not self._drop_volume()):
+            if failure is not None and (self._driver._checkmount() or not self._drop_volume()):
                 raise failure
             for mapping in mappings:
                 containers.close_mapping(mapping)
