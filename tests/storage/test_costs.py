@@ -6,12 +6,14 @@ A change that adds to a call has to be wanted: it changes a number here.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import pytest
 
 from tests.bench.meter import Cost
 from tests.bench.operations import Calls, Subject
+from tests.storage.doc_commands import DOCS
 from tests.storage.pool import Host
 
 
@@ -54,3 +56,9 @@ def test_a_call_costs_no_more_than_it_has_to(
     ext, ours = (found[call] for found in both)
     assert ours.programs - ext.programs <= ALLOWED[call].programs, ours.steps
     assert ours.syscalls - ext.syscalls <= ALLOWED[call].syscalls
+
+
+def test_the_docs_have_these_bounds() -> None:
+    text = (DOCS / "performance.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", text, re.MULTILINE)
+    assert {name: More(int(programs), int(calls)) for name, programs, calls in rows} == ALLOWED
