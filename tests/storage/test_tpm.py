@@ -84,6 +84,7 @@ jwe["protected"] = base64.urlsafe_b64encode(json.dumps(protected).encode()).deco
     assert "No such file" in host.sh("ls /tmp/owned 2>&1 || true")
 
 
+@pytest.mark.slow
 def test_the_health_check_finds_a_stale_binding_by_itself(sr: Sr) -> None:
     host, machine = sr.host, sr.host.machine
     proofs = f"/var/lib/luksext/{sr.containers()[0]}/proofs.json"
