@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ class Power:
         self._luks = luks
         self._chance = chance
         self._took: dict[str, float] = {}
+        #: What the TPM counted towards its lockout at the last cut.
+        self.attacks = 0
 
     def uncut(self, name: str, operation: Callable[[], object]) -> None:
         """Do something, to learn how long it takes."""
@@ -60,6 +63,7 @@ class Power:
             worker.join()
             try:
                 self._host.machine.start()
+                self.attacks = attacks(self._host)
                 self._host.machine.clear_lockout()
                 trial.outcome = then()
             except Exception as error:
@@ -117,6 +121,14 @@ def check_sectors(host: Host, vdi: str) -> None:
         sector = found[at:at + 512][:len(CONFIRMED) - at]
         if sector not in (CONFIRMED[at:at + 512], IN_FLIGHT[at:at + 512]):
             raise DataLost(f"sector {at // 512} of the VDI {vdi} is neither old nor new")
+
+
+def attacks(host: Host) -> int:
+    """The failures that the TPM counts towards its lockout."""
+    told = host.sh("tpm2_getcap properties-variable")
+    counter = re.search(r"TPM2_PT_LOCKOUT_COUNTER: *(0x[0-9A-Fa-f]+)", told)
+    assert counter
+    return int(counter[1], 16)
 
 
 def sr_of(host: Host, disk: Disk) -> Sr | None:
@@ -211,3 +223,19 @@ def test_destroy(power: Power, host: Host, create: Callable[[Disk], Sr],
             return "not done; the same call does it then" if left else "done"
 
         power.cut("sr-destroy", destroy, destroyed)
+
+
+def test_idle(power: Power, sr: Sr, vdi: str, trials: int) -> None:
+    """A chip that served a key and was not told that power may go counts an attack at its next
+    start, and refuses after a few: what the driver asked of it must not count."""
+    def nothing() -> None:
+        time.sleep(power.GUESS)
+
+    def counted() -> str:
+        assert sr.attached
+        check_confirmed(sr.host, vdi)
+        assert power.attacks == 0, "the TPM counts an attack"
+        return "the boot plugs it; the TPM counts no attack; the VDI is whole"
+
+    for _ in range(trials):
+        power.cut("idle time of a plugged SR", nothing, counted)

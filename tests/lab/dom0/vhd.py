@@ -251,12 +251,13 @@ class Vhd:
 
     # ---- the data
 
-    def read_own(self, number: int) -> tuple[list[int], bytes]:
-        """An allocated block: the sectors in it that are present, and its data."""
+    def read_own(self, number: int, first: int, end: int) -> tuple[list[int], bytes]:
+        """Of an allocated block, which of the sectors from `first` to before `end` are present, and
+        the data of them all."""
         start = self.table[number] * SECTOR
         bitmap = self.file.read(start, self.bitmap_size)
-        data = self.file.read(start + self.bitmap_size, self.header.block_size)
-        present = [sector for sector in range(self.sectors_per_block)
+        data = self.file.read(start + self.bitmap_size + first * SECTOR, (end - first) * SECTOR)
+        present = [sector for sector in range(first, end)
                    if bitmap[sector // 8] & (0x80 >> sector % 8)]
         return present, data
 
@@ -334,14 +335,14 @@ def repair(path: Path) -> None:
 
 
 def read(path: Path, offset: int, length: int) -> bytes:
-    """What a guest would read: own data over the parents' data over zeros."""
+    """What a guest would read, whole sectors: own data over the parents' data over zeros."""
     data = bytearray()
     with open_vhd(path) as image:
         block_size = image.header.block_size
         while length > 0:
             number, start = divmod(offset, block_size)
             count = min(length, block_size - start)
-            data += _read_block(image, number)[start:start + count]
+            data += _read_block(image, number, start, count)
             offset, length = offset + count, length - count
     return bytes(data)
 
@@ -358,17 +359,20 @@ def write(path: Path, offset: int, data: bytes) -> None:
             offset, data = offset + len(part), data[len(part):]
 
 
-def _read_block(image: Vhd, number: int) -> bytes:
-    present, own = image.read_own(number) if image.table[number] != UNUSED else ([], b"")
-    if len(present) == image.sectors_per_block:
+def _read_block(image: Vhd, number: int, start: int, count: int) -> bytes:
+    """`count` bytes from `start` in a block, whole sectors."""
+    first, end = start // SECTOR, (start + count) // SECTOR
+    present, own = ([], b"") if image.table[number] == UNUSED else image.read_own(
+        number, first, end)
+    if len(present) == end - first:
         return own
     parent = image.parent_path()
-    size = image.header.block_size
-    block = bytearray(read(parent, number * size, size) if parent else bytes(size))
+    at = number * image.header.block_size + start
+    data = bytearray(read(parent, at, count) if parent else bytes(count))
     for sector in present:
-        at = slice(sector * SECTOR, (sector + 1) * SECTOR)
-        block[at] = own[at]
-    return bytes(block)
+        place = slice((sector - first) * SECTOR, (sector - first + 1) * SECTOR)
+        data[place] = own[place]
+    return bytes(data)
 
 
 def geometry(size: int) -> tuple[int, int, int]:

@@ -186,7 +186,7 @@ def _coalesce_raw(image: vhd.Vhd, parent: Path) -> int:
 def _merge_block(
     image: vhd.Vhd, number: int, write_sectors: Callable[[int, list[int], bytes], None]
 ) -> int:
-    present, data = image.read_own(number)
+    present, data = image.read_own(number, 0, image.sectors_per_block)
     write_sectors(number, present, data)
     return len(present)
 
