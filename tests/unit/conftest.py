@@ -116,6 +116,7 @@ def disk(request, tmp_path, monkeypatch):
     monkeypatch.setattr(clevis, "check_tools", lambda pin: None)
     monkeypatch.setattr(clevis, "require", lambda *programs: None)
     monkeypatch.setattr(tpm, "check", lambda: None)
+    monkeypatch.setattr(tpm, "rest", lambda: None)
     monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "state"))
     return made
 

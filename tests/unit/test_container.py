@@ -426,7 +426,7 @@ def test_a_luks1_disk_of_somebody_else_is_not_ours(host):
     container.check_formattable(device, True)
 
 
-@pytest.mark.parametrize("content", [headers.luks1(), headers.luks2()])
+@pytest.mark.parametrize("content", [headers.luks1(), headers.luks2()], ids=["luks1", "luks2"])
 def test_a_container_that_something_is_noted_of_is_ours_whatever_its_header_says(
         host, monkeypatch, tmp_path, content):
     device = host.disk("sdb", content)
@@ -453,7 +453,8 @@ def parted(host, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [headers.ours(), luks1_with_mark(), bytes(0x4000)
-                                     + headers.ours()[0x4000:]])
+                                     + headers.ours()[0x4000:]],
+                         ids=["luks2", "luks1", "second-copy"])
 def test_a_partition_that_lies_in_a_disk_of_ours_is_not_formatted(parted, content):
     part = parted(content)
     for force in (False, True):
