@@ -205,10 +205,13 @@ def test_a_disk_with_a_passphrase_only_gets_a_binding(host: Host, disk: Disk, lu
     clear(made, content)
 
 
-def test_a_kill_at_any_step_loses_nothing_and_is_made_good(host: Host, disk: Disk) -> None:
-    made = by_hand(host, disk, FORMAT["luks2"], bound=True)
+@pytest.mark.parametrize(("luks", "program", "arguments"), [
+    ("luks1", "luksmeta", "save*"), ("luks2", "cryptsetup", "config*")], ids=["luks1", "luks2"])
+def test_a_kill_at_any_step_loses_nothing_and_is_made_good(
+        host: Host, disk: Disk, luks: str, program: str, arguments: str) -> None:
+    made = by_hand(host, disk, FORMAT[luks], bound=True)
     content = fill(made.sr)
-    with killed_after(host, "cryptsetup", "config*"):
+    with killed_after(host, program, arguments):
         assert made.is_killed()
     for step in STEPS:
         assert made.is_killed(before=step), step

@@ -8,6 +8,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.lab.disks import Disk
 from tests.lab.machine import Machine
 from tests.storage.pool import Host, Sr, XeError
+from tests.storage.test_keys import jose
 
 
 def call(sr: Sr, verb: str, **arguments: str) -> dict[str, Any]:
@@ -200,6 +202,18 @@ def test_a_recovery_key_opens_all_disks_of_an_sr(
     host.sh(f"cryptsetup luksKillSlot -q {first} {added['slots'][0]}")
     assert "LUKS-W008" in call(sr, "status")["alerts"]
     sr.destroy()
+
+
+def test_an_escrowed_key_opens_where_the_private_key_is(sr: Sr, key: str, tmp_path: Path) -> None:
+    private = jose("jwk", "gen", "-i", '{"alg":"ECDH-ES+A256KW"}')
+    (tmp_path / "private.jwk").write_text(private)
+    added = call(sr, "recovery-add", name="escrowed",
+                 escrow_jwk=jose("jwk", "pub", "-i", "-", input=private))
+    (sealed,) = [slot["escrow"] for slot in slots(sr) if slot["name"] == "escrowed"]
+    assert sealed == added["escrow"]
+    opened = jose("jwe", "dec", "-i", "-", "-k", str(tmp_path / "private.jwk"), input=sealed)
+    assert call(sr, "recovery-test", key=opened)["name"] == "escrowed"
+    call(sr, "recovery-revoke", name="escrowed")
 
 
 def test_an_unknown_argument_is_named_and_not_repeated(sr: Sr) -> None:
