@@ -65,7 +65,7 @@ def dom0(host: Host, disk: Disk) -> Script:
     def run(script: str, **values: Any) -> Any:
         values = dict(values, device=disk.by_id, sr=SR, passphrase=PASSPHRASE)
         text = _PRELUDE + f"globals().update({values!r})\n{script}\nprint(json.dumps(answer))\n"
-        return json.loads(host.sh("python3 -", input=text, timeout=300).splitlines()[-1])
+        return json.loads(host.sh("python3 -", input=text, timeout=900).splitlines()[-1])
 
     return run
 

@@ -16,8 +16,8 @@ from tests.lab.disks import Disk
 from tests.lab.machine import Machine
 from tests.storage import leaks
 from tests.storage.kills import killed_after
-from tests.storage.pool import Host, Sr, XeError
-from tests.storage.test_plugin import call
+from tests.storage.pool import Host, Sr, XeError, luksext
+from tests.storage.test_plugin import call, slots
 
 PLUGIN = b"/etc/xapi.d/plugins/luksext"
 
@@ -97,10 +97,12 @@ def life(host: Host, machine: Machine, luks_version: str) -> Life:
         sr = host.create_sr_with_passphrase(disk.by_id, passphrase, luks_version=luks_version)
         vdi = sr.create_vdi()
         host.write_vdi(vdi, marker * 1000)
+        first = unsealed(sr)
+        life.secrets |= {"unsealed key": first.encode(), "volume key": volume_key(sr, first)}
         use_keys(sr, life)
-        unsealed = host.sh(f"clevis luks pass -d {sr.device} -s 0").rstrip("\n")
-        life.secrets["unsealed key"] = unsealed.encode()
-        life.secrets["volume key"] = volume_key(sr, unsealed)
+        sr.unplug()
+        luksext(sr, "unlock", key=life.secrets["second recovery key"].decode())
+        sr.plug()
         sr.unplug()
         life.cores = crash(sr)
         host.sh("sync")
@@ -124,7 +126,8 @@ def look_at_modes(host: Host, life: Life) -> None:
 
 
 def use_keys(sr: Sr, life: Life) -> None:
-    """Makes a recovery key and uses it in all ways, a wrong one too."""
+    """Makes recovery keys and bindings, uses them in all ways, a wrong key too, and removes them.
+    One recovery key and one binding are left."""
     key = call(sr, "recovery-add", name="safe")["recovery_key"]
     wrong = f"no key of it {randoms.token_hex(12)}"
     life.secrets |= {"recovery key": key.encode(), "recovery key as typed": key.lower().encode(),
@@ -134,6 +137,29 @@ def use_keys(sr: Sr, life: Life) -> None:
     told = sr.host.machine.run(
         ["luksext", "recovery-test", "--key-stdin"], input=wrong, check=False)
     assert (told.rc, "6251" in told.err) == (1, True)
+    second = call(sr, "recovery-rotate", **{"name": "safe", "new-name": "safer"})["recovery_key"]
+    life.secrets["second recovery key"] = second.encode()
+    call(sr, "recovery-confirm", key=second)
+    call(sr, "recovery-revoke", name="safe")
+    call(sr, "rebind", key=second, force="true", pin="tpm2", pin_config='{"pcr_ids":"16"}')
+    life.secrets["unsealed key of the second binding"] = unsealed(sr).encode()
+    luksext(sr, "binding-add", "--pin=null", "--pin-config={}", key=second)
+    luksext(sr, "binding-remove", f"--slot={last(sr, 'binding')}")
+    call(sr, "suspend", hours="1")
+    life.secrets["unsealed key of a suspension"] = unsealed(sr, "suspend").encode()
+    call(sr, "resume")
+    luksext(sr, "header-export", "--to=/root")
+    sr.host.sh("rm /root/luksext-*.header")
+
+
+def last(sr: Sr, role: str) -> int:
+    """The number of the last keyslot of that kind."""
+    return [slot["slot"] for slot in slots(sr) if slot["role"] == role][-1]
+
+
+def unsealed(sr: Sr, role: str = "binding") -> str:
+    """The key of a keyslot of that kind, as clevis tells it to root."""
+    return sr.host.sh(f"clevis luks pass -d {sr.device} -s {last(sr, role)}").rstrip("\n")
 
 
 def volume_key(sr: Sr, unsealed: str) -> bytes:
