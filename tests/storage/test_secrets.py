@@ -144,7 +144,8 @@ def use_keys(sr: Sr, life: Life) -> None:
     call(sr, "rebind", key=second, force="true", pin="tpm2", pin_config='{"pcr_ids":"16"}')
     life.secrets["unsealed key of the second binding"] = unsealed(sr).encode()
     luksext(sr, "binding-add", "--pin=null", "--pin-config={}", key=second)
-    luksext(sr, "binding-remove", f"--slot={last(sr, 'binding')}")
+    (added,) = (slot["slot"] for slot in slots(sr) if slot.get("pin") == "null")
+    luksext(sr, "binding-remove", f"--slot={added}")
     call(sr, "suspend", hours="1")
     life.secrets["unsealed key of a suspension"] = unsealed(sr, "suspend").encode()
     call(sr, "resume")
@@ -152,14 +153,10 @@ def use_keys(sr: Sr, life: Life) -> None:
     sr.host.sh("rm /root/luksext-*.header")
 
 
-def last(sr: Sr, role: str) -> int:
-    """The number of the last keyslot of that kind."""
-    return [slot["slot"] for slot in slots(sr) if slot["role"] == role][-1]
-
-
 def unsealed(sr: Sr, role: str = "binding") -> str:
-    """The key of a keyslot of that kind, as clevis tells it to root."""
-    return sr.host.sh(f"clevis luks pass -d {sr.device} -s {last(sr, role)}").rstrip("\n")
+    """The key of the keyslot of that kind, as clevis tells it to root."""
+    (number,) = (slot["slot"] for slot in slots(sr) if slot["role"] == role)
+    return sr.host.sh(f"clevis luks pass -d {sr.device} -s {number}").rstrip("\n")
 
 
 def volume_key(sr: Sr, unsealed: str) -> bytes:
