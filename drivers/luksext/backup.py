@@ -131,7 +131,8 @@ def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = Fals
     current = header.find(device)
     if current is not None and current.uuid != (luks_uuid or backup.luks_uuid):
         _check_overwritable(device, backup, wanted, current, force and named)
-    _check_container(device, backup, wanted, current, luks_uuid, volume_key)
+    _check_container(device, backup, wanted, current, luks_uuid,
+                     volume_key or ("" if force else _volume_key_of(current, backup.luks_uuid)))
     known = _known_marks(backup.luks_uuid, current)
     revived = [int(slot) for slot, mark in sorted(backup.marks.items())
                if known and known.get(slot) != mark]
@@ -264,6 +265,12 @@ def _check_container(device: str, backup: Backup, wanted: Header, current: Any,
                               "one of {}".format(devices.size_of(device)))
 
 
+def _volume_key_of(current: Any, luks_uuid: str) -> str:
+    """That of the container which is whole on the disk: another one would not read the data. Only
+    who says by force that it was forged knows better."""
+    return current.volume_key if current is not None and current.uuid == luks_uuid else ""
+
+
 def _check_overwritable(device: str, backup: Backup, wanted: Header, current: Header,
                         insisted: bool) -> None:
     """Raises for a header with another UUID, unless somebody insists, and it is the wanted one with
@@ -347,8 +354,10 @@ def _prune(luks_uuid: str, minimum: int) -> None:
     writer that was killed left behind."""
     intact = [backup for backup in list_of(luks_uuid) if backup.serial >= minimum]
     counted = [backup for backup in intact if backup.reason != BEFORE] or intact
+    # While there are few, what a restoration overwrote may have its only copy here.
+    oldest = counted[-KEPT].serial if len(counted) >= KEPT else minimum
     for serial in _serials(luks_uuid):
-        if serial < counted[-KEPT:][0].serial:
+        if serial < oldest:
             state.destroy(_path(luks_uuid, serial))
     state.clear_temporary(os.path.join(Store(luks_uuid).folder, _FOLDER))
 

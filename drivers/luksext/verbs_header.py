@@ -8,6 +8,7 @@ from luksext import backup, state
 from luksext.backup import Backup
 from luksext.container import LuksContainer, find_header
 from luksext.errors import ArgumentInvalid, BackupMissing, DeviceIsOurs
+from luksext.generation import traces
 from luksext.repository import Repository
 from luksext.verb import FORCE, Arguments, Parameter, Verb, number, path, truth
 from luksext.untrusted import shown
@@ -83,11 +84,21 @@ def _restore(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
 
 
 def _check_owner(sr: Repository, device: str) -> None:
-    """Raises DeviceIsOurs for a disk of another encrypted SR: no restoration overwrites that."""
+    """Raises DeviceIsOurs for a disk of another encrypted SR, also where its header is damaged: no
+    restoration overwrites that."""
     found = find_header(device)
     identity = LuksContainer(device, found).identity if found is not None else None
-    if identity is not None and identity.sr_uuid != sr.uuid:
-        raise DeviceIsOurs(device, identity.sr_uuid)
+    owners = [identity.sr_uuid] if identity is not None else _left_of_owners(device)
+    if owners and sr.uuid not in owners:
+        raise DeviceIsOurs(device, owners[0])
+
+
+def _left_of_owners(device: str) -> List[str]:
+    """The SRs that damaged headers on `device` name. A device that is not there is told later."""
+    try:
+        return [identity.sr_uuid for identity in traces(device)]
+    except FileNotFoundError:
+        return []
 
 
 def _lost(sr: Repository, device: str) -> str:

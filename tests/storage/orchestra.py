@@ -38,7 +38,7 @@ class Node:
                  trace: TracebackType | None) -> None:
         self._process.stdin.close()
         try:
-            self._process.wait(20)
+            self._process.wait(60)
         finally:
             self._process.kill()
 

@@ -9,11 +9,13 @@ import stat
 import pytest
 
 import headers
-from luksext import backup, begun, header, notes, rawdisk, rollback, state
+from luksext import backup, begun, header, notes, rawdisk, rollback, state, verbs_header
 from luksext.container import LuksContainer
 from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy,
-                            ContainerReplaced, DeviceInUse, DeviceMissing, DiskFails,
-                            HeaderDamaged, HeaderMissing, NotWritten, OldHeader, Unsupported)
+                            ContainerReplaced, DeviceInUse, DeviceIsOurs, DeviceMissing,
+                            DiskFails, HeaderDamaged, HeaderMissing, NotWritten, OldHeader,
+                            Unsupported)
+from luksext.repository import Repository
 
 OTHER = "99999999-2222-4333-8444-555555555555"
 SIZE = 1 << 30
@@ -873,3 +875,48 @@ def test_a_disk_that_cannot_be_read_is_told(host, monkeypatch):
         rawdisk.read(str(host.notes), 1)
     with pytest.raises(DiskFails, match="cannot be written"):
         rawdisk.overwrite(str(host.notes), b"")
+
+
+def on_a_new_host(monkeypatch, tmp_path):
+    """Has no note of anything, as after dom0 was installed anew."""
+    monkeypatch.setattr(notes, "FOLDER", str(tmp_path / "new"))
+
+
+def test_the_header_that_a_restoration_overwrites_is_kept_also_where_it_has_the_only_copy(
+        host, monkeypatch, tmp_path):
+    container = host.container(luks2())
+    content = backup.export(backup.create(container, ""))
+    change(container, luks2(keys=("another",)))
+    on_a_new_host(monkeypatch, tmp_path)
+    backup.restore(container.device, content, headers.UUID)
+    assert [one.reason for one in backup.list_of(headers.UUID)] == [backup.BEFORE, "restored"]
+
+
+def test_a_header_that_is_whole_is_not_overwritten_by_one_of_another_volume_key(
+        host, monkeypatch, tmp_path):
+    container = host.container(luks2())
+    content = backup.export(backup.create(container, ""))
+    change(container, luks2(volume_key="new"))
+    on_a_new_host(monkeypatch, tmp_path)
+    with pytest.raises(BackupOfAnother, match="volume key"):
+        backup.restore(container.device, content, headers.UUID)
+    assert header.read(container.device).volume_key == header.parse("", luks2(
+        volume_key="new")).volume_key
+    backup.restore(container.device, content, headers.UUID, force=True)
+    assert backup.BEFORE in [one.reason for one in backup.list_of(headers.UUID)]
+
+
+def test_a_damaged_disk_of_another_sr_is_not_overwritten(host):
+    other_sr = "77777777-2222-4333-8444-555555555555"
+    ours = host.container(luks2(label=headers.SR + ":0:1", subsystem="luksext"))
+    other = host.container(luks2(uuid=OTHER, volume_key="another", label=other_sr + ":0:1",
+                                 subsystem="luksext"), name="sdc")
+    backup.create(ours, "")
+    for copy in (0, 0x4000):
+        damage(other, copy + 4096 + 10, b"xxxxxxxx")
+    before = content_of(other.device)
+    for more in ({}, {"force": "true", "luks-uuid": headers.UUID}):
+        with pytest.raises(DeviceIsOurs, match=other_sr):
+            verbs_header._restore(Repository(headers.SR, [ours], [None]),
+                                  dict({"device": other.device}, **more))
+    assert content_of(other.device) == before
