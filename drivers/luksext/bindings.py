@@ -7,11 +7,11 @@ never one too few. Callers see to it that one change at a time is made.
 import datetime
 from typing import Any, Callable, Dict, List, Optional
 
-from luksext import backup, clevis, cryptsetup, generation, health, keyslots, options
+from luksext import backup, begun, clevis, cryptsetup, generation, health, keyslots, options
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import (BindingChanged, BindingHealthy, KeyRefused, LastWayIn,
-                            SuspensionInvalid, UnlockRefused, Unsupported)
+                            ReencryptionUnfinished, SuspensionInvalid, UnlockRefused, Unsupported)
 from luksext.generation import Binding, Note
 from luksext.keyslots import Slot, Way, take_back
 from luksext.state import Store
@@ -114,6 +114,9 @@ def check_rebind(container: LuksContainer, slot: int, pin: Optional[Pin], force:
     what the binding asks for, and no `pin` is given.
     """
     container.check_steady()
+    # What seems to be the old binding is a recovery key that waits for its note.
+    if begun.waiting(container.header):
+        raise ReencryptionUnfinished(container.device)
     old = keyslots.find(container, slot, ("binding",), "a binding")
     assert old.pin is not None
     if pin is None and health.was_changed(container, slot):

@@ -870,6 +870,19 @@ class InPlaceBegun(LuksError):
             "Run the command again with these. Binding and cipher can be changed when it is done.")
 
 
+class InPlaceDoubt(LuksError):
+    """A disk that an encryption in place would write to, and that may be another one or hold newer
+    data than what was kept of it."""
+
+    code = 6289
+
+    def __init__(self, sr_uuid: str, device: str, reason: str, remedy: str) -> None:
+        super().__init__(
+            "The encryption in place of the SR {} does not go on: {} {}. It was left as it "
+            "is.".format(sr_uuid, device, reason),
+            remedy)
+
+
 class ReencryptionKeys(LuksError):
     """Keyslots whose key is not at hand; each needs it to get the new volume key."""
 

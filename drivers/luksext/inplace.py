@@ -16,13 +16,13 @@ import uuid as uuids
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
 from luksext import (audit, begun, clevis, contents, cryptsetup, devices, header, keys, keyslots,
-                     lvm, notes, shrink, state)
+                     lvm, notes, rawdisk, shrink, state)
 from luksext.begun import Begun
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.cryptsetup import PAYLOAD_SECTORS, Format
-from luksext.errors import (CommandFailed, DeviceNotEmpty, HeaderDamaged, InPlaceBegun,
-                            InPlaceImpossible)
+from luksext.errors import (CommandFailed, DeviceNotEmpty, HeaderDamaged, HeaderMissing,
+                            InPlaceBegun, InPlaceDoubt, InPlaceImpossible, LuksError)
 from luksext.generation import SUBSYSTEM, Identity, now
 from luksext.options import Options, flags_as_given
 from luksext.run import require
@@ -47,9 +47,20 @@ class _Disk(NamedTuple):
 
     @property
     def made(self) -> Optional[header.Header]:
-        """The header of the container, once it is there."""
-        found = header.find(self.path)
-        return found if found is not None and found.uuid == self.wanted.uuid else None
+        """The header of the container, once it is there.
+
+        What cannot be read is not taken for what is not there: raises DiskFails, and HeaderDamaged
+        unless a start is kept to make it from again.
+        """
+        try:
+            found = header.read(self.path)
+        except HeaderMissing:
+            return None
+        except HeaderDamaged:
+            if not self.is_kept:
+                raise
+            return None
+        return found if found.uuid == self.wanted.uuid else None
 
     @property
     def is_container(self) -> bool:
@@ -68,7 +79,7 @@ class _Disk(NamedTuple):
 
     @property
     def is_begun(self) -> bool:
-        return self.is_container or self.is_kept
+        return self.is_kept or self.is_container
 
     def is_opened_by(self, key: bytes) -> bool:
         """Whether it is a container that is whole: a power cut may leave a header that reads well,
@@ -98,23 +109,25 @@ def begin(sr_uuid: str, paths: List[str], options: Options) -> None:
 
     paths: all disks of the SR, by names that last. Called again after an interruption, it goes on;
     once the first disk is at work, only with the same `options`.
-    Raises NoRoom, UnlockRefused's children with no data changed; InPlaceBegun.
+    Raises InPlaceImpossible, NoRoom, UnlockRefused's children with no data changed; InPlaceBegun,
+    InPlaceDoubt, DeviceNotEmpty, HeaderDamaged, DiskFails.
     """
     store = state.Store(sr_uuid)
     note = store.load(_NOTE)
     disks = _disks(sr_uuid, note)
     if not any(disk.is_begun for disk in disks):
+        group = lvm.GROUP_PREFIX + sr_uuid
+        _check_all(sr_uuid, group, paths)
         note = _note(sr_uuid, paths, options)
         store.save(_NOTE, note)
         disks = _disks(sr_uuid, note)
-        group = lvm.GROUP_PREFIX + sr_uuid
         shrink.shrink(group, sr_uuid, 2 * _START_BYTES)
         lvm.deactivate_all(group)
     elif set(note["given"]) - {_DEFAULT} != set(_given(options)):
         raise InPlaceBegun(sr_uuid, note["given"])
     key = clevis.unseal(note["jwe"])
     for disk in disks:
-        if _make_container(disk, key, note["jwe"]):
+        if _make_container(sr_uuid, disk, key, note["jwe"]):
             audit.record("encrypt-disk", sr_uuid, audit.DRIVER, "ok", device=disk.path)
 
 
@@ -171,7 +184,19 @@ def _disks(sr_uuid: str, note: Dict[str, Any]) -> List[_Disk]:
             for index, (path, uuid) in enumerate(zip(paths, note.get("uuids", [])))]
 
 
-def _make_container(disk: _Disk, key: bytes, jwe: str) -> bool:
+def _check_all(sr_uuid: str, group: str, paths: List[str]) -> None:
+    """Raises InPlaceImpossible unless `paths` are the disks of the SR, all of them.
+
+    The ext driver goes by the group: it never looks where its device-config leads.
+    """
+    inside = {devices.kernel_name(each.path) for each in lvm.physical_volumes(group)}
+    named = {devices.kernel_name(path) for path in paths}
+    if inside != named:
+        raise InPlaceImpossible(sr_uuid, "its device-config names {}, its data are on {}".format(
+            *(" and ".join(sorted(names)) for names in (named, inside))))
+
+
+def _make_container(sr_uuid: str, disk: _Disk, key: bytes, jwe: str) -> bool:
     """The start of the disk is kept on this host until the key opens the container: the only moment
     in which a power cut could lose something. Whether something was to be done."""
     spent = disk.kept + "-spent"
@@ -179,12 +204,11 @@ def _make_container(disk: _Disk, key: bytes, jwe: str) -> bool:
     if wanted:
         if not disk.is_opened_by(key):
             if disk.is_kept:
-                _put_back(disk)
+                _put_back(sr_uuid, disk)
             else:
-                with open(disk.path, "rb") as device:
-                    state.write(disk.kept, device.read(_START_BYTES))
+                _keep(sr_uuid, disk)
             begun.save(disk.wanted.uuid, Begun(now(), "", "", [], jwe))
-            cryptsetup.encrypt_init(disk.path, disk.wanted, _SLOT, key)
+            _write_header(sr_uuid, disk, key)
             if not disk.is_opened_by(key):
                 raise CommandFailed("cryptsetup reencrypt --encrypt --init-only " + disk.path, 0,
                                     "the key does not open what it made")
@@ -195,14 +219,44 @@ def _make_container(disk: _Disk, key: bytes, jwe: str) -> bool:
     return wanted
 
 
-def _put_back(disk: _Disk) -> None:
+def _keep(sr_uuid: str, disk: _Disk) -> None:
+    """Keeps the start of the disk. Raises InPlaceDoubt where it is no disk of the SR."""
+    if lvm.sr_group_on(disk.path) != lvm.GROUP_PREFIX + sr_uuid:
+        raise InPlaceDoubt(
+            sr_uuid, disk.path, "is no disk of it", "Compare `pvs -o pv_name,vg_name` with the "
+            "SR's device-config, and run the command again when the disk is back.")
+    state.write(disk.kept, rawdisk.read(disk.path, _START_BYTES))
+
+
+def _write_header(sr_uuid: str, disk: _Disk, key: bytes) -> None:
+    """Has cryptsetup make the container. Where that fails before there is one, the disk is as it
+    was and no start is kept: until the next call the SR may be used."""
+    try:
+        cryptsetup.encrypt_init(disk.path, disk.wanted, _SLOT, key)
+    except LuksError:
+        if disk.made is None:
+            _put_back(sr_uuid, disk)
+            state.destroy(disk.kept)
+        raise
+
+
+def _put_back(sr_uuid: str, disk: _Disk) -> None:
     """Undoes what a cryptsetup did that was cut short, and nothing else."""
-    foreign = set(contents.kinds(disk.path)) - {"LVM2_member", "crypto_LUKS"}
+    with open(disk.kept, "rb") as file:
+        start = file.read()
+    if rawdisk.read(disk.path, len(start)) == start:
+        return
+    kinds = set(contents.kinds(disk.path))
+    ours = any(found.uuid == disk.wanted.uuid for found in header.remains(disk.path))
+    foreign = kinds - ({"LVM2_member", "crypto_LUKS"} if ours else {"LVM2_member"})
     if foreign:
         raise DeviceNotEmpty(disk.path, sorted(foreign))
     if disk.has_begun:
         raise HeaderDamaged(disk.path, "no keyslot opens, and some of its data are encrypted")
-    with open(disk.kept, "rb") as file, open(disk.path, "r+b") as device:
-        device.write(file.read())
-        device.flush()
-        os.fsync(device.fileno())
+    if kinds and not ours:
+        raise InPlaceDoubt(
+            sr_uuid, disk.path, "is neither as it was before, nor as an interruption leaves it",
+            "If the SR was plugged since the interruption, its data are there: rm {0} ; then run "
+            "the command again. If it was not, keep {0}: it has the first 16 MiB of the "
+            "disk.".format(disk.kept))
+    rawdisk.overwrite(disk.path, start)

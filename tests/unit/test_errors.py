@@ -71,7 +71,7 @@ def test_codes_are_stable():
         "NotAdoptable": 6270, "SrNotAdoptable": 6271, "AdoptionUnfinished": 6272,
         "SrNotEmpty": 6273,
         "NotPlugged": 6275, "DiskShrank": 6276, "InPlaceImpossible": 6277, "NoRoom": 6278,
-        "InPlaceBegun": 6279,
+        "InPlaceBegun": 6279, "InPlaceDoubt": 6289,
         "DiskFails": 6292, "MemoryShort": 6293,
         "TimeOver": 6294, "ToolBroken": 6295,
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,

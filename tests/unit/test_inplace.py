@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """inplace: disks with data become containers; whatever cuts it short, the next call goes on."""
-import contextlib
 import os
 
 import pytest
 
 import headers
 from fake_luks import every_cut
-from luksext import begun, clevis, header, inplace, keys, keyslots, notes, options, reencrypt, state
+from luksext import (begun, bindings, clevis, header, inplace, keys, keyslots, lvm, notes, options,
+                     reencrypt, state)
 from luksext.begun import Begun
 from luksext.clevis import Pin
 from luksext.errors import (CommandFailed, DeviceNotEmpty, HeaderDamaged, InPlaceBegun,
-                            InPlaceImpossible, LuksError, NoBinding, NoRoom, ToolMissing,
-                            TpmRefuses)
+                            InPlaceDoubt, InPlaceImpossible, LuksError, NoBinding, NoRoom,
+                            ReencryptionUnfinished, ToolMissing, TpmRefuses)
 
 SR = headers.SR
 START = bytes(range(256)) * 4096
@@ -28,8 +28,9 @@ class Host:
 
     def __init__(self, folder):
         self.paths = [str(folder / name) for name in ("sdb", "sdc")]
+        self.members = self.paths
         self.shrunk = 0
-        self.signatures = ["LVM2_member"]
+        self.signatures = None
         self.steps, self.kill_at = 0, None
         self.keys = []
         self.opening = {}
@@ -74,6 +75,17 @@ class Host:
         assert slot is None
         return self.opening.get(path) == key
 
+    def kinds(self, path):
+        """What wipefs sees: LVM's label while nothing was written over it."""
+        if self.signatures is not None:
+            return self.signatures
+        if header.remains(path):
+            return ["crypto_LUKS"]
+        return ["LVM2_member"] if self.start(path)[:512] == START[:512] else []
+
+    def group_on(self, path):
+        return "XSLocalEXT-" + SR if self.kinds(path) == ["LVM2_member"] else None
+
     def start(self, path):
         with open(path, "rb") as disk:
             return disk.read(len(START))
@@ -88,7 +100,10 @@ def host(monkeypatch, tmp_path):
     monkeypatch.setattr(inplace.cryptsetup, "encrypt_init", made.encrypt_init)
     monkeypatch.setattr(inplace.cryptsetup, "opens", made.opens)
     monkeypatch.setattr(inplace.cryptsetup, "version", lambda: (2, 6, 1))
-    monkeypatch.setattr(inplace.contents, "kinds", lambda path: made.signatures)
+    monkeypatch.setattr(inplace.contents, "kinds", made.kinds)
+    monkeypatch.setattr(inplace.lvm, "sr_group_on", made.group_on)
+    monkeypatch.setattr(inplace.lvm, "physical_volumes", lambda group: [
+        lvm.PhysicalVolume(path, 0, 0, 0, 0) for path in made.members])
     monkeypatch.setattr(inplace.devices, "logical_block_size", lambda path: 512)
     monkeypatch.setattr(inplace, "require", lambda *programs: None)
     monkeypatch.setattr(inplace.clevis, "check_tools", lambda pin: None)
@@ -252,15 +267,18 @@ def test_a_disk_that_carries_something_else_by_now_is_not_written_to(host):
     seen = 0
     for number in moments(host):
         cut_short(host, number)
-        if any(path.startswith("start") for path in os.listdir(state.Store(SR).folder)):
-            host.signatures = ["ext4"]
-            before = [host.start(path) for path in host.paths]
-            with contextlib.suppress(DeviceNotEmpty):
-                begin(host)
+        for index, path in enumerate(host.paths):
+            if not os.path.exists(os.path.join(state.Store(SR).folder, "start-%d" % index)) \
+                    or path in host.opening:
                 continue
-            assert [host.start(path) for path in host.paths] == before
+            change(path, b"another filesystem", 70000)
+            host.signatures = ["ext4"]
+            before = host.start(path)
+            with pytest.raises(DeviceNotEmpty):
+                begin(host)
+            assert host.start(path) == before
             seen += 1
-            host.signatures = ["LVM2_member"]
+        host.signatures = None
     assert seen > 2
 
 
@@ -383,4 +401,102 @@ def test_while_the_tpm_refuses_the_end_waits(encrypted):
     with pytest.raises(LuksError):
         reencrypt.settle(encrypted.container())
     assert begun.load(headers.UUID) is not None
+    assert encrypted.keys == {0: encrypted.key}
+
+
+def refused_by_cryptsetup(path, wanted, slot, key):
+    raise CommandFailed("cryptsetup reencrypt", 5, "the device is in use")
+
+
+def test_where_cryptsetup_refuses_the_sr_may_be_used_until_the_next_call(host, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(inplace.cryptsetup, "encrypt_init", refused_by_cryptsetup)
+        with pytest.raises(CommandFailed):
+            begin(host)
+    assert not [name for name in os.listdir(state.Store(SR).folder) if name.startswith("start")]
+    assert host.start(host.paths[0]) == START
+
+
+def killed_by_cryptsetup(path, wanted, slot, key):
+    raise Killed
+
+
+def kept_start(host, monkeypatch):
+    """An encryption that is killed when the start is kept, and nothing written yet."""
+    with monkeypatch.context() as patch:
+        patch.setattr(inplace.cryptsetup, "encrypt_init", killed_by_cryptsetup)
+        with pytest.raises(Killed):
+            begin(host)
+    assert os.path.exists(os.path.join(state.Store(SR).folder, "start-0"))
+
+
+def change(path, content, offset=0):
+    with open(path, "r+b") as disk:
+        disk.seek(offset)
+        disk.write(content)
+
+
+def test_what_was_written_since_an_interruption_is_not_overwritten(host, monkeypatch):
+    kept_start(host, monkeypatch)
+    change(host.paths[0], b"written by a VM", 70000)
+    before = host.start(host.paths[0])
+    with pytest.raises(InPlaceDoubt, match="start-0"):
+        begin(host)
+    assert host.start(host.paths[0]) == before
+
+
+def test_another_encrypted_disk_under_the_same_name_is_not_written_to(host, monkeypatch):
+    kept_start(host, monkeypatch)
+    change(host.paths[0], headers.luks2(uuid="99999999-2222-4333-8444-555555555555"))
+    before = host.start(host.paths[0])
+    with pytest.raises(DeviceNotEmpty):
+        begin(host)
+    assert host.start(host.paths[0]) == before
+
+
+@pytest.mark.parametrize("members", [["sdb"], ["sdb", "sdd"], ["sdb", "sdc", "sdd"]])
+def test_a_device_config_that_does_not_name_the_disks_of_the_group_is_refused(host, members):
+    host.members = [os.path.join(os.path.dirname(host.paths[0]), name) for name in members]
+    with pytest.raises(InPlaceImpossible, match="sdc"):
+        begin(host)
+    assert not inplace.is_begun(SR)
+    assert host.shrunk == 0
+
+
+def test_a_second_disk_that_is_another_one_by_now_is_not_written_to(host, monkeypatch):
+    write = state.write
+
+    def killed_at_the_second(path, content):
+        if path.endswith("start-1"):
+            raise Killed
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "write", killed_at_the_second)
+        with pytest.raises(Killed):
+            begin(host)
+    assert header.find(host.paths[0]) is not None
+    change(host.paths[1], bytes(4096))
+    before = host.start(host.paths[1])
+    with pytest.raises(InPlaceDoubt, match="no disk of it"):
+        begin(host)
+    assert host.start(host.paths[1]) == before
+
+
+def test_a_disk_that_cannot_be_read_does_not_make_it_begin_anew(host):
+    key = begin(host)
+    for path in host.paths:
+        os.rename(path, path + ".away")
+    with pytest.raises(LuksError):
+        begin(host)
+    for path in host.paths:
+        os.rename(path + ".away", path)
+    assert begin(host) == key
+
+
+@pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
+def test_until_the_recovery_key_has_its_note_it_is_no_binding_to_be_replaced(encrypted):
+    way = keyslots.way_in(encrypted.container())
+    with pytest.raises(ReencryptionUnfinished):
+        bindings.rebind(encrypted.container(), 0, way, Pin("tang", {"url": "http://t", "thp": "x"}))
     assert encrypted.keys == {0: encrypted.key}
