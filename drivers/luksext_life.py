@@ -227,9 +227,11 @@ class Life:
         lvm.remove_group(self._driver.vgname, mappings)
         for mapping in mappings:
             containers.close_mapping(mapping)
-        for disk, record in zip(sr.disks, sr.records):
-            self._erase(disk, disk.uuid if record is None else record.uuid)
-        _upkeep().forget(sr_uuid, self._records())
+        # A health check or a verb at work would write keys and backups anew.
+        with state.locked(sr_uuid):
+            for disk, record in zip(sr.disks, sr.records):
+                self._erase(disk, disk.uuid if record is None else record.uuid)
+            _upkeep().forget(sr_uuid, self._records())
 
     def _erase(self, disk, luks_uuid):
         """Erases a disk, once: afterwards its UUID may be that of a copy."""

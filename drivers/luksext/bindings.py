@@ -152,11 +152,12 @@ def suspend(container: LuksContainer, way: Way, until: str) -> int:
                 {"until": until, "created": generation.now()})
     for earlier in slots:
         if earlier.role == "suspend":
-            _drop(container, earlier.number)
+            drop_suspension(container, earlier.number)
     return slot
 
 
-def _drop(container: LuksContainer, suspended: int, told: Told = lambda verb, slot: None) -> None:
+def drop_suspension(container: LuksContainer, suspended: int,
+                    told: Told = lambda verb, slot: None) -> None:
     """Destroys the keyslot of a suspension, and with it the header backups of this host that hold
     it: whoever takes the host restores one by hand, and the TPM asks for no PCRs."""
     backup.outdate(container)
@@ -218,7 +219,7 @@ def end_suspend(container: LuksContainer, told: Told = lambda verb, slot: None) 
         container.check_steady()
         _renew(container.refreshed(), slot, told)
         _check_other_way(container, slot.number)
-        _drop(container, slot.number, told)
+        drop_suspension(container, slot.number, told)
     return bool(suspended)
 
 

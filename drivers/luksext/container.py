@@ -44,8 +44,12 @@ class LuksContainer:
         self.generation = GENERATIONS[luks_header.version]
 
     def refreshed(self) -> "LuksContainer":
-        """The same container with its header read again. Raises HeaderMissing, HeaderDamaged."""
-        return LuksContainer(self.device, header.read(self.device))
+        """The same container with its header read again. Raises HeaderMissing, HeaderDamaged,
+        HeaderMismatch where another disk has the name of the device by now."""
+        found = header.read(self.device)
+        if found.uuid != self.uuid:
+            raise HeaderMismatch(self.device, found.uuid, self.uuid)
+        return LuksContainer(self.device, found)
 
     @property
     def uuid(self) -> str:

@@ -97,8 +97,9 @@ def _take_back(group: str, name: str, changes: str) -> None:
 
 def _allocate(path: str, size: int) -> None:
     wanted = _CHANGES_LEAST + size // _CHANGES_SHARE
+    # One that was left behind has data of VMs in it.
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        state.destroy(path)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, wanted)

@@ -116,7 +116,7 @@ def _suspend(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600 * hours))
     slots = on_all(
         sr, lambda container: bindings.suspend(container, way_in(container, arguments), until),
-        keyslots.take_back)
+        bindings.drop_suspension)
     return {"slots": slots, "until": until,
             "next": "Update the firmware and restart the host before {}: the next plug of the SR "
                     "ends this. To end it now: luksext resume --sr-uuid={}".format(until, sr.uuid)}
