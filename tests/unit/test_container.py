@@ -99,6 +99,14 @@ def test_a_container_tells_what_to_recognise_it_by(host):
     assert found.payload_size == 4096
 
 
+def test_another_disk_under_the_name_of_the_device_is_told(host):
+    found = host.container()
+    with open(found.device, "r+b") as disk:
+        disk.write(headers.luks2(uuid=OTHER))
+    with pytest.raises(HeaderMismatch, match=OTHER):
+        found.refreshed()
+
+
 @pytest.mark.parametrize("slots, other", [((0,), False), ((0, 1), True), ((1,), True)])
 def test_a_keyslot_that_no_binding_opens_is_another_key(host, slots, other):
     content = headers.luks2(headers.metadata(slots=slots, tokens={"0": headers.binding_token(0)}))

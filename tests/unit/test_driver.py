@@ -858,6 +858,18 @@ def test_delete_keeps_the_containers_open_for_the_ext_driver_then_erases_them(la
     assert [header.find(disk) for disk in disks] == [None, None]
 
 
+def test_a_delete_waits_for_whoever_changes_keys(lab, monkeypatch):
+    made, disks = created(lab)
+    made.attach(SR)
+    taken = state.locked
+    monkeypatch.setattr(state, "locked", lambda name, seconds=0: taken(name, 0))
+    with taken(SR), pytest.raises(lab.life.xs_errors.SROSError):
+        made.delete(SR)
+    assert header.find(disks[0]) is not None
+    made.delete(SR)
+    assert header.find(disks[0]) is None
+
+
 def test_a_delete_that_fails_erases_nothing(lab):
     made, disks = created(lab)
     made.attach(SR)
