@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Set
 
 from luksext import cryptsetup, devices, state, tables
 from luksext.devices import Mapping
@@ -43,10 +43,12 @@ def launch(header: Header, device: str, mapping: Mapping, key: bytes) -> None:
 def stop(mapping: Mapping) -> None:
     """Ends the process, if there is one. Raises DeviceInUse where it does not end, TimeOver."""
     end = time.monotonic() + time_for("the end of the re-encryption", _STOP_DEADLINE)
-    for process in _running(mapping):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
-    while any(_running(mapping)):
+    told: Set[int] = set()
+    while _is_running(mapping):
+        for process in set(_running(mapping)) - told:
+            told.add(process)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
         if time.monotonic() > end:
             raise DeviceInUse(mapping.path, ["`cryptsetup reencrypt`, which does not end"])
         time.sleep(_POLL)

@@ -204,6 +204,21 @@ def test_it_ends_cleanly_when_asked_and_goes_on_by_a_binding_or_by_a_typed_key(l
     assert lab.ways_in() == [BOUND, TYPED]
 
 
+def test_it_ends_also_where_one_look_misses_it(lab, monkeypatch):
+    lab.tell("die", "never")
+    reencrypt.start(lab.container, [TYPED])
+    looks, look = [], reencrypt.reencrypt_process._running
+
+    def misses_the_first(mapping):
+        looks.append(mapping)
+        return look(mapping) if len(looks) > 1 else iter([])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reencrypt.reencrypt_process, "_running", misses_the_first)
+        lab.end()
+    assert not list(look(TOP))
+
+
 def test_what_it_said_is_told_when_it_failed(lab, monkeypatch):
     monkeypatch.setattr(keyslots, "way_in", lambda container, key: keyslots.Way(0, b"wrong"))
     lab.tell("die", "never")
