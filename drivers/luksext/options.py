@@ -22,6 +22,8 @@ RECOVERY_SECRET_KEY = "recovery_password_secret"
 _PCR_IDS = re.compile(r"([0-9]|1[0-9]|2[0-3])(,([0-9]|1[0-9]|2[0-3]))*\Z")
 _BANKS = ("sha1", "sha256", "sha384", "sha512", "sm3_256")
 _PIN_NAME = re.compile(r"[a-z0-9_-]{1,32}\Z")
+# The PIN of a PKCS#11 token (RFC 7512, section 2.4); a name and password in a URL.
+_SECRET = re.compile(r'pin-value|://[^/@"]*:[^/@"]*@')
 _UNSAFE_IN_DEVICE = re.compile(r"[^\x21-\x7e]")
 
 # As many as the mark in their headers can number.
@@ -124,6 +126,10 @@ def parse_pin(config: Mapping[str, str]) -> Pin:
         value = untrusted.parse(text)
     except ValueError:
         raise OptionInvalid("pin-config", text, "a JSON object, such as {}") from None
+    if _SECRET.search(json.dumps(value)):
+        raise OptionInvalid("pin-config", "(not repeated: it has a secret in it)",
+                            "no pin-value of a token, no password in a URL: XAPI and the disk's "
+                            "header would keep them for all to read")
     try:
         return _checked_pin(name, value, text)
     except RecursionError:

@@ -141,6 +141,20 @@ def test_a_shared_secret_of_another_shape_is_refused(config):
         pin("sss", config)
 
 
+@pytest.mark.parametrize("name, config", [
+    ("pkcs11", {"uri": "pkcs11:token=host?pin-value=hush-hush"}),
+    ("tang", {"url": "http://admin:hush-hush@tang", "thp": "x"}),
+    ("sss", {"t": 1, "pins": {"tang": {"url": "http://:hush-hush@tang", "thp": "x"}}})])
+def test_a_secret_in_a_configuration_is_refused_and_not_repeated(name, config):
+    with pytest.raises(OptionInvalid, match="secret") as refusal:
+        pin(name, config)
+    assert "hush-hush" not in str(refusal.value)
+
+
+def test_an_url_with_a_port_has_no_secret():
+    assert pin("tang", {"url": "http://tang:8080/a@b", "thp": "x"}).name == "tang"
+
+
 def test_a_shared_secret_that_is_nested_too_deep_is_refused():
     config = '{"t":1,"pins":{"sss":' * 450 + '{"t":1,"pins":{"tpm2":{}}}' + "}}" * 450
     with pytest.raises(OptionInvalid):
