@@ -15,7 +15,7 @@ from luksext import (alive, claims, creation, devices, erasure, header, keys, lv
                      reencrypt_process, repository, run, state)
 from luksext import container as containers
 from luksext.container import LuksContainer
-from luksext.errors import DeviceInUse, HalfDestroyed, LuksError, VolumeForeign
+from luksext.errors import DeviceInUse, HalfCreated, HalfDestroyed, LuksError, VolumeForeign
 from luksext.generation import Identity
 from luksext_sm import FileSR, scsiutil, util, xs_errors
 
@@ -144,7 +144,10 @@ class Life:
     def attach(self, sr_uuid):
         """Unlocks the containers, then attaches the ext SR inside. Idempotent."""
         if luksext_xapi.is_emptied(self._session, self._ref):
-            self._check_being_destroyed()
+            self._check_being_destroyed(HalfDestroyed)
+            return
+        if self._half_created():
+            self._check_being_destroyed(HalfCreated)
             return
         # Asked before LVM can see what is in the containers: it may activate volumes by itself.
         idle = not devices.is_mapped(self._volume)
@@ -217,6 +220,12 @@ class Life:
             self._delete(sr_uuid)
 
     def _delete(self, sr_uuid):
+        half_created = self._half_created()
+        if half_created:
+            for begun in half_created:
+                creation.undo(begun.device, begun.luks_uuid)
+            self._forget_recovery_secret()
+            return
         # While they are open, their mappings lead to the very disks; a search may find copies.
         sr = self._repository()
         mappings = self._open_mappings(sr_uuid)
@@ -345,10 +354,15 @@ class Life:
             made.append(container)
         return made
 
-    def _check_being_destroyed(self):
-        """Of an SR that was emptied: it is attached to be destroyed, and for nothing else."""
+    def _check_being_destroyed(self, otherwise):
+        """Of an SR that is attached to be destroyed, and for nothing else."""
         if not luksext_xapi.is_being_destroyed(self._session, self._ref):
-            raise HalfDestroyed(self._driver.uuid)
+            raise otherwise(self._driver.uuid)
+
+    def _half_created(self):
+        """The creations of this SR that a power cut interrupted before XAPI knew what it is made
+        of."""
+        return [] if self._records() else creation.noted_of(self._driver.uuid)
 
     def _repository(self):
         """The SR's containers in their order, wherever their disks are now."""

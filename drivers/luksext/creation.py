@@ -6,7 +6,7 @@ encrypted SR, which nothing overwrites. So each container is noted on this host 
 touched, and until the SR is attached for the first time: up to then it holds no data.
 """
 import uuid as uuids
-from typing import List, NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional
 
 from luksext import container as containers
 from luksext import alive, devices, header, lvm, run, state
@@ -19,10 +19,11 @@ _NOTE = "creation"
 
 
 class Creation(NamedTuple):
-    """A creation that is noted: the container's LUKS UUID, and its SR."""
+    """A creation that is noted: the container's LUKS UUID, its SR, its device by a lasting name."""
 
     luks_uuid: str
     sr_uuid: str
+    device: str
 
 
 def make(device: str, identity: Identity, options: Options,
@@ -39,7 +40,8 @@ def make(device: str, identity: Identity, options: Options,
 
 
 def end(luks_uuid: str) -> None:
-    """The container is part of an SR that XAPI knows: from now on it may hold data."""
+    """The container is part of an SR that XAPI knows: from now on it may hold data. Raises
+    NotWritten."""
     Store(luks_uuid).remove(_NOTE)
 
 
@@ -48,12 +50,20 @@ def noted_on(device: str) -> List[Creation]:
     found = containers.find_header(device)
     present = found.uuid if found else None
     name = devices.lasting_name(device)
-    creations = []
+    return [creation for creation in _noted()
+            if creation.luks_uuid == present or creation.device == name]
+
+
+def noted_of(sr_uuid: str) -> List[Creation]:
+    """The creations that were begun for an SR and have not ended."""
+    return [creation for creation in _noted() if creation.sr_uuid == sr_uuid]
+
+
+def _noted() -> Iterator[Creation]:
     for luks_uuid in state.known():
         note = Store(luks_uuid).load(_NOTE)
-        if note and (luks_uuid == present or note.get("device") == name):
-            creations.append(Creation(luks_uuid, str(note.get("sr"))))
-    return creations
+        if note:
+            yield Creation(luks_uuid, str(note.get("sr")), str(note.get("device")))
 
 
 def undo(device: str, luks_uuid: str) -> None:

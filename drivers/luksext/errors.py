@@ -948,6 +948,18 @@ class HalfDestroyed(LuksError):
             "Finish it: xe sr-destroy uuid={}".format(sr_uuid))
 
 
+class HalfCreated(LuksError):
+    """An SR whose creation was interrupted, and which XAPI has all the same."""
+
+    code = 6291
+
+    def __init__(self, sr_uuid: str) -> None:
+        super().__init__(
+            "The creation of the SR did not come to its end. It was never plugged, and holds no data.",
+            "Remove what is there of it: xe sr-destroy uuid={} ; then create it again.".format(
+                sr_uuid))
+
+
 class NoSr(LuksError):
     """A host without a disk of an encrypted SR, where a verb is for one."""
 

@@ -50,9 +50,16 @@ class Store:
         write(self._path(name), json.dumps(note, indent=1, sort_keys=True).encode("utf-8"))
 
     def remove(self, name: str) -> None:
-        """Removes the note `name`, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(name))
+        """Removes the note `name`, if it is there, so that no power cut brings it back. Raises
+        NotWritten."""
+        path = self._path(name)
+        try:
+            os.unlink(path)
+            _sync_folder(os.path.dirname(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise NotWritten(path, error.strerror or str(error)) from error
 
     def make(self, *folders: str) -> str:
         """Makes the folder of the container, and `folders` in it; returns the path of the last."""

@@ -140,6 +140,16 @@ def sr_of(host: Host, disk: Disk) -> Sr | None:
     return None
 
 
+def remove_half_created(host: Host, sr: Sr) -> None:
+    """Remove an SR of which XAPI made its record before it called the driver; it can be destroyed
+    once there was something of it on the disk."""
+    try:
+        host.xe("sr-destroy", uuid=sr.uuid)
+    except XeError as error:
+        assert error.code == 6220, error.text
+        host.xe("sr-forget", uuid=sr.uuid)
+
+
 def test_create(power: Power, host: Host, create: Callable[[Disk], Sr],
                 new_disk: Callable[..., Disk], trials: int) -> None:
     clean = traces(host)
@@ -151,8 +161,7 @@ def test_create(power: Power, host: Host, create: Callable[[Disk], Sr],
             sr = sr_of(host, disk)
             done = sr is not None and sr.attached
             if sr is not None and not done:
-                # XAPI makes its record of an SR before it calls the driver.
-                host.xe("sr-forget", uuid=sr.uuid)
+                remove_half_created(host, sr)
             if not done:
                 power.uncut("sr-create", made)
                 sr = sr_of(host, disk)

@@ -23,8 +23,8 @@ import pytest
 import headers
 import storage_manager
 from conftest import Sysfs
-from luksext import (begun, clevis, configuration, container, cryptsetup, devices, header, notes,
-                     state)
+from luksext import (begun, clevis, configuration, container, creation, cryptsetup, devices,
+                     header, notes, state)
 from luksext.cryptsetup import Flags
 
 SR = headers.SR
@@ -740,6 +740,8 @@ def test_the_disks_are_found_when_their_names_changed(lab):
 
 def test_an_introduced_sr_is_found_by_its_mark_and_then_recorded(lab):
     made, disks = created(lab, 2)
+    made.attach(SR)
+    made.detach(SR)
     made.session.sm_config.clear()
     made.dconf["device"] = disks[1]
     made.attach(SR)
@@ -1058,6 +1060,36 @@ def test_a_creation_that_xapi_knows_is_not_undone(lab):
     other.session.SR.get_all_records = lambda: {"OTHER": {"uuid": OTHER_SR, "sm_config": {}}}
     assert "part of the encrypted SR " + OTHER_SR in failure(lab, other.create, SR, 0)
     assert header.read(disk).label.startswith(OTHER_SR)
+
+
+def test_an_sr_whose_creation_a_power_cut_interrupted_is_not_attached_and_stays_known_as_such(lab):
+    disk = lab.disk("sdb")
+    interrupted(lab, disk)
+    for _ in range(2):
+        kept = lab.sr(uuid=OTHER_SR, device=disk, pin="any")
+        refusal = failure(lab, kept.attach, OTHER_SR)
+        assert "xe sr-destroy uuid=" + OTHER_SR in refusal
+
+
+def test_its_destruction_undoes_what_is_there_of_it(lab, audited):
+    _, there = created(lab)
+    disks = [lab.disk("sdc"), lab.disk("sdd")]
+    interrupted(lab, *disks)
+    del audited[:]
+    left = lab.sr(uuid=OTHER_SR, device=",".join(disks), pin="any")
+    left.session.operations = {"TASK": "destroy"}
+    left.attach(OTHER_SR)
+    left.delete(OTHER_SR)
+    assert [header.find(disk) for disk in disks] == [None, None]
+    assert state.known() == [header.read(there[0]).uuid]
+    assert [line[:2] for line in audited] == [("sr-destroy", OTHER_SR)]
+
+
+def test_what_xapi_knows_the_containers_of_was_created(lab):
+    made, _ = created(lab)
+    assert creation.noted_of(SR)
+    made.attach(SR)
+    assert not creation.noted_of(SR)
 
 
 def test_an_sr_that_was_attached_once_is_never_undone(lab):
