@@ -955,7 +955,7 @@ class HalfCreated(LuksError):
 
     def __init__(self, sr_uuid: str) -> None:
         super().__init__(
-            "The creation of the SR did not come to its end. It was never plugged, and holds no data.",
+            "The SR was not created to its end. It was never plugged, and holds no data.",
             "Remove what is there of it: xe sr-destroy uuid={} ; then create it again.".format(
                 sr_uuid))
 
