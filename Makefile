@@ -64,7 +64,7 @@ STORAGE = $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loa
 TRIALS = 10
 REPORT = faults.md
 
-# Of the fault campaign only what is marked short, which tries the same each time: nothing now.
+# Of the fault campaign only what is marked short, which tries the same each time.
 storage: $(VENV)/ready $(NPM)/ready
 	@echo "Not run here, as they take too long, and counted as deselected below: tests marked slow."
 	@$(VENV)/bin/python -m pytest --quiet --collect-only -m slow tests/storage tests/faults | tail -n 1

@@ -93,6 +93,7 @@ def test_io_errors_while_plugged(
         trial.outcome = f"unplug ends, {RECOVERED}"
 
 
+@pytest.mark.short
 def test_io_errors_at_a_plug(
         campaign: Campaign, subject: Survivor, luks_version: str) -> None:
     with campaign.trial("I/O errors at a plug", luks_version) as trial:

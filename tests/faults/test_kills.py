@@ -135,6 +135,7 @@ def test_delete(kills: Kills, host: Host, create: Callable[[Disk], Sr],
     kills.each(steps, prepare, destroy, destroy, clean)
 
 
+@pytest.mark.short
 def test_attach(kills: Kills, locked: Sr) -> None:
     clean = traces(locked.host)
     steps = kills.steps("sr_attach", locked.plug)
