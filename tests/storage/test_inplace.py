@@ -103,6 +103,25 @@ def test_data_stay_and_all_of_them_are_encrypted_while_in_use(plain: Sr) -> None
     plain.destroy_with_vdis()
 
 
+def test_several_disks_are_encrypted_also_where_it_was_interrupted_between_them(
+        host: Host, new_disk: Callable[..., Disk]) -> None:
+    sr = host.create_sr(new_disk("256M"), new_disk("256M"), type="ext")
+    content = fill(sr)
+    with killed_after(host, "cryptsetup", "reencrypt*--init-only*"), pytest.raises(XeError):
+        encrypt(sr)
+    encrypt(sr)
+    whole(sr, content)
+    for device in sr.device.split(","):
+        part = Sr(host, sr.uuid, device)
+        until(part, ended)
+        assert "linear" not in host.sh(f"cryptsetup luksDump {device}")
+    sr.unplug()
+    assert host.left_open() == NOTHING
+    sr.plug()
+    whole(sr, content)
+    sr.destroy_with_vdis()
+
+
 def test_power_cuts_while_it_works_lose_nothing(plain: Sr) -> None:
     content = fill(plain)
     encrypt(plain)
