@@ -15,7 +15,8 @@ from luksext import (alive, claims, creation, devices, erasure, header, keys, lv
                      reencrypt_process, repository, run, state)
 from luksext import container as containers
 from luksext.container import LuksContainer
-from luksext.errors import DeviceInUse, HalfCreated, HalfDestroyed, LuksError, VolumeForeign
+from luksext.errors import (DeviceInUse, HalfCreated, HalfDestroyed, InsideFails, LuksError,
+                            VolumeForeign)
 from luksext.generation import Identity
 from luksext_sm import FileSR, scsiutil, util, xs_errors
 
@@ -167,8 +168,7 @@ class Life:
                 luksext_xapi.forget_activations(self._session, self._ref)
             else:
                 self._check_volume(found)
-            with self._working_inside(found):
-                self._driver.ext.attach(sr_uuid)
+            self._attach_inside(found)
             if idle:
                 self._check_volume(found)
             now = [container.record for container in found]
@@ -353,6 +353,15 @@ class Life:
             container.open(container.record, wanted.flags)
             made.append(container)
         return made
+
+    def _attach_inside(self, found):
+        """Raises InsideFails: the ext driver tells neither the SR nor the disks."""
+        with self._working_inside(found):
+            try:
+                self._driver.ext.attach(self._driver.uuid)
+            except xs_errors.SROSError as error:
+                raise InsideFails([container.device for container in found], self._driver.uuid,
+                                  str(error)) from error
 
     def _check_being_destroyed(self, otherwise):
         """Of an SR that is attached to be destroyed, and for nothing else."""

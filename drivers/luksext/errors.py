@@ -644,6 +644,21 @@ class VolumeForeign(LuksError):
             "pbd-plug` again.")
 
 
+class InsideFails(LuksError):
+    """The disks were unlocked, and the LVM volume or filesystem in them cannot be attached."""
+
+    code = 6299
+
+    def __init__(self, devices: List[str], sr_uuid: str, reason: str) -> None:
+        super().__init__(
+            "The SR's disks ({}) were unlocked, but what is in them cannot be attached: {}. They "
+            "are locked again.".format(", ".join(devices), reason.rstrip(".")),
+            "See whether a disk fails: dmesg | tail -n 50. If none does, look inside: clevis luks "
+            "unlock -d DISK, for each; vgchange -ay XSLocalEXT-{0}; e2fsck -fn "
+            "/dev/XSLocalEXT-{0}/{0}; vgchange -an XSLocalEXT-{0}. Then plug again: xe pbd-plug."
+            .format(sr_uuid))
+
+
 class RecoveryKeyInvalid(LuksError):
     """A text that cannot be the recovery key that it is typed as; it is not repeated."""
 

@@ -634,7 +634,8 @@ def test_a_failed_attach_closes_what_it_opened_and_nothing_else(lab):
     found = container.LuksContainer(disks[0], header.read(disks[0]))
     found.open(found.record, Flags())
     lab.fail_at = "attach"
-    assert "attach failed" in failure(lab, made.attach, SR)
+    refusal = failure(lab, made.attach, SR)
+    assert "attach failed" in refusal and SR in refusal and disks[0] in refusal
     assert lab.open_mappings() == ["dm-sdb"]
 
 
