@@ -18,13 +18,13 @@ SCRIPTS = {
     "that hangs": "exec sleep 1000",
 }
 
-# The code of the error of a plug, by what becomes of each program. 52 is LVMMount of the ext
-# driver, which waits for a program that hangs.
+# The code of the error of a plug, by what becomes of each program. The ext driver waits for one that
+# hangs.
 CODES = {
     "cryptsetup": {"missing": 6203, "that prints nonsense": 6240, "that hangs": 6205},
     "clevis": {"missing": 6203, "that prints nonsense": 6239, "that hangs": 6238},
     "luksmeta": {"that fails": 6230, "that prints nonsense": 6230},
-    "lvchange": {"missing": 52, "that fails": 52},
+    "lvchange": {"missing": 6299, "that fails": 6299},
 }
 
 
