@@ -18,8 +18,8 @@ SCRIPTS = {
     "that hangs": "exec sleep 1000",
 }
 
-# The code of the error of a plug, by what becomes of each program. The ext driver waits for one that
-# hangs.
+# The code of the error of a plug, by what becomes of each program. The ext driver waits for one
+# that hangs.
 CODES = {
     "cryptsetup": {"missing": 6203, "that prints nonsense": 6240, "that hangs": 6205},
     "clevis": {"missing": 6203, "that prints nonsense": 6239, "that hangs": 6238},
