@@ -58,6 +58,9 @@ def _audited(verb, sr_uuid, config):
     from luksext import audit
     return audit.audited(verb, sr_uuid, config, audit.DRIVER)
 
+# What the ext driver and the programs that it runs raise; where one is missing, OSError.
+_INSIDE_FAILS = (xs_errors.SROSError, util.CommandException, OSError)
+
 
 def _explained(method):
     """Turns a LuksError into the error that XAPI understands, with its code and the SR named."""
@@ -191,7 +194,7 @@ class Life:
         failure = None
         try:
             self._driver.ext.detach(sr_uuid)
-        except xs_errors.SROSError as error:
+        except _INSIDE_FAILS as error:
             failure = error
         with run.within(CLOSE_SECONDS):
             # The ext driver also fails where there is nothing left to deactivate, or nothing to
@@ -359,7 +362,7 @@ class Life:
         with self._working_inside(found):
             try:
                 self._driver.ext.attach(self._driver.uuid)
-            except xs_errors.SROSError as error:
+            except _INSIDE_FAILS as error:
                 raise InsideFails([container.device for container in found], self._driver.uuid,
                                   str(error)) from error
 
@@ -421,7 +424,7 @@ class Life:
         if self._driver._checkmount():
             self._driver.ext.detach(self._driver.uuid)
         elif devices.is_mapped(self._volume):
-            with contextlib.suppress(util.CommandException):
+            with contextlib.suppress(*_INSIDE_FAILS):
                 util.pread2(["lvchange", "-an", self._driver.remotepath])
             self._drop_volume()
 

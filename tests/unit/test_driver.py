@@ -639,6 +639,19 @@ def test_a_failed_attach_closes_what_it_opened_and_nothing_else(lab):
     assert lab.open_mappings() == ["dm-sdb"]
 
 
+def test_a_failed_attach_drops_the_volume_that_lvm_activated_by_itself(lab, monkeypatch):
+    made, _ = created(lab)
+
+    def attach(self, sr_uuid):
+        lab.volume()
+        raise FileNotFoundError(2, "No such file or directory", "lvchange")
+
+    monkeypatch.setattr(lab.driver.EXTSR.EXTSR, "attach", attach)
+    assert "'lvchange'" in failure(lab, made.attach, SR)
+    assert ["dmsetup", "remove", VOLUME] in lab.programs.calls("dmsetup")
+    assert lab.open_mappings() == []
+
+
 def test_the_disks_of_an_sr_are_unlocked_at_the_same_time(lab, monkeypatch):
     made, _ = created(lab, 3)
     met, unseal = threading.Barrier(3, timeout=20), clevis.unseal
