@@ -15,8 +15,8 @@ from luksext import (alive, claims, creation, devices, erasure, header, keys, lv
                      reencrypt_process, repository, run, state)
 from luksext import container as containers
 from luksext.container import LuksContainer
-from luksext.errors import (DeviceInUse, HalfCreated, HalfDestroyed, InsideFails, LuksError,
-                            VolumeForeign)
+from luksext.errors import (DeviceInUse, HalfCreated, HalfDestroyed, InsideFails,
+                            InsideNotMade, LuksError, VolumeForeign)
 from luksext.generation import Identity
 from luksext_sm import FileSR, scsiutil, util, xs_errors
 
@@ -134,9 +134,7 @@ class Life:
         self._check_devices(sr_uuid, wanted, alone)
         made = self._make_containers(sr_uuid, wanted, passphrase, undo)
         undo.add(self._deactivate)
-        with self._working_inside(made):
-            self._driver.ext.create(sr_uuid, size)
-            self._driver.ext.detach(sr_uuid)
+        self._make_inside(made, size)
         for container in made:
             container.close()
         luksext_xapi.record(self._session, self._ref, [container.record for container in made])
@@ -357,8 +355,18 @@ class Life:
             made.append(container)
         return made
 
+    def _make_inside(self, made, size):
+        """Raises InsideNotMade: the ext driver tells neither the SR nor the disks."""
+        with self._working_inside(made):
+            try:
+                self._driver.ext.create(self._driver.uuid, size)
+                self._driver.ext.detach(self._driver.uuid)
+            except _INSIDE_FAILS as error:
+                raise InsideNotMade([container.device for container in made],
+                                    str(error)) from error
+
     def _attach_inside(self, found):
-        """Raises InsideFails: the ext driver tells neither the SR nor the disks."""
+        """Raises InsideFails, for the same reason."""
         with self._working_inside(found):
             try:
                 self._driver.ext.attach(self._driver.uuid)

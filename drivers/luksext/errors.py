@@ -659,6 +659,19 @@ class InsideFails(LuksError):
             .format(sr_uuid))
 
 
+class InsideNotMade(LuksError):
+    """The LVM volume or filesystem of a new SR could not be made in its encrypted disks."""
+
+    code = 6274
+
+    def __init__(self, devices: List[str], reason: str) -> None:
+        super().__init__(
+            "Unlocking {} worked, but the ext SR in it could not be made: {}. What was begun is "
+            "undone.".format(", ".join(devices), reason.rstrip(".")),
+            "See whether a disk fails: dmesg | tail -n 50. Then create the SR again, without a "
+            "disk that does.")
+
+
 class RecoveryKeyInvalid(LuksError):
     """A text that cannot be the recovery key that it is typed as; it is not repeated."""
 

@@ -334,7 +334,8 @@ def test_when_the_ext_driver_fails_no_container_is_left(lab, step):
     disks = [lab.disk("sdb"), lab.disk("sdc")]
     lab.fail_at = step
     made = lab.sr(device=",".join(disks), pin="any")
-    assert step + " failed" in failure(lab, made.create, SR, 0)
+    refusal = failure(lab, made.create, SR, 0)
+    assert step + " failed" in refusal and all(disk in refusal for disk in disks)
     assert lab.open_mappings() == []
     assert [header.find(disk) for disk in disks] == [None, None]
     assert made.session.sm_config == {}

@@ -76,7 +76,7 @@ def test_codes_are_stable():
         "TimeOver": 6294, "ToolBroken": 6295,
         "ReencryptionKeys": 6280, "ReencryptionUnfinished": 6281, "ReencryptionForeign": 6282,
         "ReencryptionStuck": 6283, "RecordDamaged": 6284, "HalfDestroyed": 6290,
-        "HalfCreated": 6291, "InsideFails": 6299,
+        "HalfCreated": 6291, "InsideFails": 6299, "InsideNotMade": 6274,
         "ArgumentInvalid": 6285, "VerbUnknown": 6286, "NoSuchKey": 6287, "SrUnknown": 6288,
         "HostUnknown": 6296, "NoSr": 6297, "SeveralSrs": 6298}
 
