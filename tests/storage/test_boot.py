@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.lab.disks import Disk
+from tests.lab.errors import LabError
 from tests.lab.machine import Machine
 from tests.storage.conftest import real_sm
 from tests.storage.pool import NOTHING, Host, Sr, XeError
@@ -56,6 +59,29 @@ def test_it_is_plugged_after_a_boot_with_the_disks_renumbered(
     assert sr.host.xe("vdi-list", sr_uuid=sr.uuid, minimal=True) == vdi
     assert messages(sr.host, "PBD_PLUG_FAILED_ON_SERVER_START") == []
     sr.host.xe("vdi-destroy", uuid=vdi)
+
+
+def test_an_sr_whose_creation_a_power_cut_interrupted_is_not_plugged_and_can_be_destroyed(
+        host: Host, disks: list[Disk]) -> None:
+    known = host.xe("sr-list", params="uuid", minimal=True)
+    # After the power cut it is the real one again: the root filesystem is in memory.
+    host.machine.put(host.sh("command -v mkfs.ext4").strip(),
+                     b"#!/bin/sh\ntouch /run/hangs\nexec sleep 600\n", 0o755)
+
+    def create() -> None:
+        with contextlib.suppress(XeError, LabError, OSError):
+            host.create_sr(disks[3])
+
+    creation = threading.Thread(target=create)
+    creation.start()
+    host.sh("until [ -e /run/hangs ]; do sleep 0.2; done")
+    host.machine.power_cut()
+    creation.join()
+    host.machine.start()
+    [uuid] = set(host.xe("sr-list", params="uuid", minimal=True).split(",")) - set(known.split(","))
+    assert Sr(host, uuid, disks[3].by_id).refused().code == 6291
+    host.xe("sr-destroy", uuid=uuid)
+    host.create_sr(disks[3]).destroy()
 
 
 def test_it_is_plugged_after_a_power_cut(sr: Sr, luks1_sr: Sr) -> None:
