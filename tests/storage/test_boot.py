@@ -79,7 +79,9 @@ def test_an_sr_whose_creation_a_power_cut_interrupted_is_not_plugged_and_can_be_
     creation.join()
     host.machine.start()
     [uuid] = set(host.xe("sr-list", params="uuid", minimal=True).split(",")) - set(known.split(","))
-    assert Sr(host, uuid, disks[3].by_id).refused().code == 6291
+    with pytest.raises(XeError) as caught:
+        Sr(host, uuid, disks[3].by_id).plug()
+    assert caught.value.code == 6291
     host.xe("sr-destroy", uuid=uuid)
     host.create_sr(disks[3]).destroy()
 
