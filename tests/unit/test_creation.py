@@ -43,8 +43,8 @@ def formatted(disk, monkeypatch):
 
 def test_it_is_noted_before_the_disk_is_touched(disk, formatted):
     uuid = creation.make(disk, OURS, OPTIONS, None)
-    assert formatted == {uuid: [Creation(uuid, headers.SR)]}
-    assert creation.noted_on(disk) == [Creation(uuid, headers.SR)]
+    assert formatted == {uuid: [Creation(uuid, headers.SR, disk)]}
+    assert creation.noted_on(disk) == [Creation(uuid, headers.SR, disk)]
     assert creation.make(disk, OURS, OPTIONS, None) != uuid
 
 
@@ -65,10 +65,18 @@ def test_it_ends_once_and_may_be_ended_again(disk, formatted):
     assert creation.noted_on(disk) == []
 
 
+def test_it_is_known_by_its_sr(disk, formatted):
+    uuid = creation.make(disk, OURS, OPTIONS, None)
+    assert creation.noted_of(headers.SR) == [Creation(uuid, headers.SR, disk)]
+    assert creation.noted_of("another") == []
+    creation.end(uuid)
+    assert creation.noted_of(headers.SR) == []
+
+
 def test_it_is_known_by_its_disk_while_no_header_is_there(disk, formatted):
     uuid = creation.make(disk, OURS, OPTIONS, None)
     os.truncate(disk, 0)
-    assert creation.noted_on(disk) == [Creation(uuid, headers.SR)]
+    assert creation.noted_on(disk) == [Creation(uuid, headers.SR, disk)]
     creation.undo(disk, uuid)
     assert creation.noted_on(disk) == [] == state.known()
 
@@ -77,7 +85,7 @@ def test_it_is_known_by_its_header_when_the_disk_has_another_name(disk, formatte
     uuid = creation.make(disk, OURS, OPTIONS, None)
     moved = sysfs.disk("sdc", number="8:32")
     os.replace(disk, moved)
-    assert creation.noted_on(moved) == [Creation(uuid, headers.SR)]
+    assert creation.noted_on(moved) == [Creation(uuid, headers.SR, disk)]
 
 
 def test_undoing_takes_apart_what_was_built(disk, formatted, programs, sysfs, monkeypatch):
