@@ -47,22 +47,10 @@ def messages(host: Host, name: str) -> list[str]:
     return listed.split(",") if listed else []
 
 
-def test_it_is_plugged_after_a_boot_with_the_disks_renumbered(
-        sr: Sr, luks1_sr: Sr, disks: list[Disk]) -> None:
-    machine = sr.host.machine
-    vdi = sr.create_vdi()
-    machine.shutdown()
-    machine.order_disks([disk.name for disk in reversed(disks)])
-    machine.start()
-    assert sr.attached
-    assert luks1_sr.attached
-    assert sr.host.xe("vdi-list", sr_uuid=sr.uuid, minimal=True) == vdi
-    assert messages(sr.host, "PBD_PLUG_FAILED_ON_SERVER_START") == []
-    sr.host.xe("vdi-destroy", uuid=vdi)
-
-
 def test_an_sr_whose_creation_a_power_cut_interrupted_is_not_plugged_and_can_be_destroyed(
         host: Host, disks: list[Disk]) -> None:
+    """Before any disk gets another name: XAPI's record of an SR has the name of that day, by which
+    no other SR is made on a disk."""
     known = host.xe("sr-list", params="uuid", minimal=True)
     # After the power cut it is the real one again: the root filesystem is in memory.
     host.machine.put(host.sh("command -v mkfs.ext4").strip(),
@@ -84,6 +72,20 @@ def test_an_sr_whose_creation_a_power_cut_interrupted_is_not_plugged_and_can_be_
     assert caught.value.code == 6291
     host.xe("sr-destroy", uuid=uuid)
     host.create_sr(disks[3]).destroy()
+
+
+def test_it_is_plugged_after_a_boot_with_the_disks_renumbered(
+        sr: Sr, luks1_sr: Sr, disks: list[Disk]) -> None:
+    machine = sr.host.machine
+    vdi = sr.create_vdi()
+    machine.shutdown()
+    machine.order_disks([disk.name for disk in reversed(disks)])
+    machine.start()
+    assert sr.attached
+    assert luks1_sr.attached
+    assert sr.host.xe("vdi-list", sr_uuid=sr.uuid, minimal=True) == vdi
+    assert messages(sr.host, "PBD_PLUG_FAILED_ON_SERVER_START") == []
+    sr.host.xe("vdi-destroy", uuid=vdi)
 
 
 def test_it_is_plugged_after_a_power_cut(sr: Sr, luks1_sr: Sr) -> None:
