@@ -72,6 +72,8 @@ def test_an_sr_whose_creation_a_power_cut_interrupted_is_not_plugged_and_can_be_
     assert caught.value.code == 6291
     host.xe("sr-destroy", uuid=uuid)
     host.create_sr(disks[3]).destroy()
+    [told] = messages(host, "PBD_PLUG_FAILED_ON_SERVER_START")
+    host.xe("message-destroy", uuid=told)
 
 
 def test_it_is_plugged_after_a_boot_with_the_disks_renumbered(
