@@ -218,15 +218,19 @@ class Life:
         volume once the files are gone, it cannot do twice, so that is done here.
         """
         with _audited("sr-destroy", sr_uuid, self._driver.dconf):
-            self._delete(sr_uuid)
+            half_created = self._half_created()
+            if half_created:
+                self._delete_half_created(half_created)
+            else:
+                self._delete(sr_uuid)
+
+    def _delete_half_created(self, creations):
+        """What holds no data, and may not open."""
+        for begun in creations:
+            creation.undo(begun.device, begun.luks_uuid)
+        self._forget_recovery_secret()
 
     def _delete(self, sr_uuid):
-        half_created = self._half_created()
-        if half_created:
-            for begun in half_created:
-                creation.undo(begun.device, begun.luks_uuid)
-            self._forget_recovery_secret()
-            return
         # While they are open, their mappings lead to the very disks; a search may find copies.
         sr = self._repository()
         mappings = self._open_mappings(sr_uuid)

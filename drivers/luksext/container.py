@@ -48,7 +48,7 @@ class LuksContainer:
         HeaderMismatch where another disk has the name of the device by now."""
         found = header.read(self.device)
         if found.uuid != self.uuid:
-            raise HeaderMismatch(self.device, found.uuid, self.uuid)
+            raise HeaderMismatch(self.device, "LUKS UUID " + found.uuid, self.uuid)
         return LuksContainer(self.device, found)
 
     @property
@@ -157,9 +157,7 @@ class LuksContainer:
     def erase(self) -> None:
         """Destroys all keyslots, then the header: nothing opens or recognises it any more. Raises
         HeaderMismatch, HeaderMissing where another disk is in its place by now."""
-        present = self.refreshed().uuid
-        if present != self.uuid:
-            raise HeaderMismatch(self.device, "LUKS UUID " + present, self.uuid)
+        self.refreshed()
         cryptsetup.erase(self.device)
         erase_start(self.device)
 
