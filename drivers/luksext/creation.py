@@ -69,8 +69,9 @@ def _noted() -> Iterator[Creation]:
 def undo(device: str, luks_uuid: str) -> None:
     """Destroys a container that was begun on `device`, with what was built in it, and its note.
 
-    Another container on the device stays as it is. Raises DeviceInUse, DiskFails.
+    Another container on the device stays as it is. Raises DeviceMissing, DeviceInUse, DiskFails.
     """
+    devices.check_exists(device)
     alive.check(device)
     found = containers.find_header(device)
     if found is not None and found.uuid == luks_uuid:

@@ -651,12 +651,12 @@ class InsideFails(LuksError):
 
     def __init__(self, devices: List[str], sr_uuid: str, reason: str) -> None:
         super().__init__(
-            "The SR's disks ({}) were unlocked, but what is in them cannot be attached: {}. They "
-            "are locked again.".format(", ".join(devices), reason.rstrip(".")),
+            "The SR's disks ({}) were unlocked, but what is in them cannot be attached: {}. "
+            "What this opened is locked again.".format(", ".join(devices), reason.rstrip(".")),
             "See whether a disk fails: dmesg | tail -n 50. If none does, look inside: clevis luks "
             "unlock -d DISK, for each; vgchange -ay XSLocalEXT-{0}; e2fsck -fn "
-            "/dev/XSLocalEXT-{0}/{0}; vgchange -an XSLocalEXT-{0}. Then plug again: xe pbd-plug."
-            .format(sr_uuid))
+            "/dev/XSLocalEXT-{0}/{0}, which changes nothing and without n repairs; vgchange -an "
+            "XSLocalEXT-{0}. Then plug again: xe pbd-plug.".format(sr_uuid))
 
 
 class InsideNotMade(LuksError):
@@ -666,8 +666,8 @@ class InsideNotMade(LuksError):
 
     def __init__(self, devices: List[str], reason: str) -> None:
         super().__init__(
-            "Unlocking {} worked, but the ext SR in it could not be made: {}. What was begun is "
-            "undone.".format(", ".join(devices), reason.rstrip(".")),
+            "Encrypting and unlocking {} worked, but the ext SR in it could not be made: {}. What "
+            "was begun is undone.".format(", ".join(devices), reason.rstrip(".")),
             "See whether a disk fails: dmesg | tail -n 50. Then create the SR again, without a "
             "disk that does.")
 

@@ -129,7 +129,8 @@ def parse_pin(config: Mapping[str, str]) -> Pin:
     if _SECRET.search(json.dumps(value)):
         raise OptionInvalid("pin-config", "(not repeated: it has a secret in it)",
                             "no pin-value of a token, no password in a URL: XAPI and the disk's "
-                            "header would keep them for all to read")
+                            "header would keep them for all to read. Change this one: XAPI's "
+                            "logs have it now")
     try:
         return _checked_pin(name, value, text)
     except RecursionError:

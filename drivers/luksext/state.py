@@ -53,11 +53,12 @@ class Store:
         """Removes the note `name`, if it is there, so that no power cut brings it back. Raises
         NotWritten."""
         path = self._path(name)
+        # A filesystem that became read-only refuses to remove also what is not there.
+        if not os.path.lexists(path):
+            return
         try:
             os.unlink(path)
             _sync_folder(os.path.dirname(path))
-        except FileNotFoundError:
-            return
         except OSError as error:
             raise NotWritten(path, error.strerror or str(error)) from error
 

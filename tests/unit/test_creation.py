@@ -8,7 +8,7 @@ import headers
 from luksext import container, creation, devices, notes, state
 from luksext.clevis import Pin
 from luksext.creation import Creation
-from luksext.errors import CommandFailed, NotWritten
+from luksext.errors import CommandFailed, DeviceMissing, NotWritten
 from luksext.generation import Identity
 from luksext.header import find
 from luksext.options import Options
@@ -103,6 +103,15 @@ def test_undoing_takes_apart_what_was_built(disk, formatted, programs, sysfs, mo
     assert programs.calls("vgremove")[0][-1] == group
     assert find(disk) is None
     assert state.known() == []
+
+
+def test_a_disk_that_is_not_there_stays_noted(disk, formatted):
+    uuid = creation.make(disk, OURS, OPTIONS, None)
+    os.rename(disk, disk + ".away")
+    with pytest.raises(DeviceMissing):
+        creation.undo(disk, uuid)
+    os.rename(disk + ".away", disk)
+    assert creation.noted_on(disk) == [Creation(uuid, headers.SR, disk)]
 
 
 def test_another_container_on_the_disk_is_left_alone(disk, formatted, programs):

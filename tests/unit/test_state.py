@@ -137,6 +137,28 @@ def test_a_note_is_removed_and_may_be_gone_already():
     assert (store.load("proofs"), store.load("other")) == ({}, {"b": 1})
 
 
+def test_no_power_cut_brings_a_removed_note_back(folder, monkeypatch):
+    store = Store(headers.UUID)
+    store.save("proofs", {"a": 1})
+    synced = []
+    monkeypatch.setattr(state, "_sync_folder", lambda path: synced.append(os.listdir(path)))
+    store.remove("proofs")
+    assert synced == [[]]
+
+
+def test_where_nothing_can_be_removed_what_is_not_there_is_gone_and_another_is_told(monkeypatch):
+    store = Store(headers.UUID)
+    store.save("proofs", {"a": 1})
+
+    def refuse(path):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    store.remove("other")
+    with pytest.raises(NotWritten, match="Read-only"):
+        store.remove("proofs")
+
+
 def test_what_is_known_are_the_folders(folder):
     assert state.known() == []
     Store(headers.UUID).save("proofs", {})
