@@ -15,6 +15,7 @@ import pytest
 from tests.faults.campaign import Campaign, DataLost
 from tests.faults.interrupt import Driver, Step, traces
 from tests.lab.disks import Disk
+from tests.lab.machine import Machine
 from tests.storage.pool import Host, Sr
 
 # One of ours, which is not stretched: an emulated guest takes long for that.
@@ -80,18 +81,33 @@ def kills(host: Host, campaign: Campaign, luks_version: str, chance: random.Rand
     return Kills(Driver(host), campaign, luks_version, chance, trials)
 
 
-@pytest.fixture
-def create(host: Host, new_disk: Callable[..., Disk], luks_version: str) -> Callable[[Disk], Sr]:
-    def create(disk: Disk) -> Sr:
-        return host.create_sr_with_passphrase(disk.by_id, PASSPHRASE, pin="null",
-                                              luks_version=luks_version)
-    return create
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["one-disk", "two-disks"])
+def new_device(request: pytest.FixtureRequest, machine: Machine,
+               new_disk: Callable[..., Disk]) -> Callable[[], str]:
+    """Makes new disks for an SR, and returns them as its device-config names them; takes out those
+    that it made before, of an SR that is destroyed."""
+    disks: list[Disk] = []
+
+    def make() -> str:
+        for disk in disks:
+            machine.remove_disk(disk.name)
+        disks[:] = [new_disk() for _ in range(request.param)]
+        return ",".join(disk.by_id for disk in disks)
+
+    return make
 
 
 @pytest.fixture
-def locked(host: Host, disk: Disk, create: Callable[[Disk], Sr]) -> Iterator[Sr]:
+def create(host: Host, luks_version: str) -> Callable[[str], Sr]:
+    """Makes an SR on a device."""
+    return lambda device: host.create_sr_with_passphrase(device, PASSPHRASE, pin="null",
+                                                         luks_version=luks_version)
+
+
+@pytest.fixture
+def locked(host: Host, new_device: Callable[[], str], create: Callable[[str], Sr]) -> Iterator[Sr]:
     """An SR with a VDI that holds DATA, unplugged."""
-    sr = create(disk)
+    sr = create(new_device())
     vdi = sr.create_vdi()
     host.write_vdi(vdi, DATA)
     sr.unplug()
@@ -108,25 +124,25 @@ def check_data(sr: Sr) -> None:
         raise DataLost(f"the VDI of the SR {sr.uuid} does not read as it was written")
 
 
-def test_create(kills: Kills, host: Host, create: Callable[[Disk], Sr],
-                new_disk: Callable[..., Disk]) -> None:
-    """Each on a disk of its own: what undoes a creation that was killed runs programs, too."""
-    steps = kills.steps("sr_create", lambda: create(new_disk()).destroy())
+def test_create(kills: Kills, host: Host, create: Callable[[str], Sr],
+                new_device: Callable[[], str]) -> None:
+    """Each on disks of its own: what undoes a creation that was killed runs programs, too."""
+    steps = kills.steps("sr_create", lambda: create(new_device()).destroy())
     clean = traces(host)
-    disks: list[Disk] = []
+    devices: list[str] = []
     for step in steps:
-        kills.each([step], lambda: disks.append(new_disk()), lambda: create(disks[-1]),
-                   lambda: create(disks[-1]).destroy(), clean)
+        kills.each([step], lambda: devices.append(new_device()), lambda: create(devices[-1]),
+                   lambda: create(devices[-1]).destroy(), clean)
 
 
-def test_delete(kills: Kills, host: Host, create: Callable[[Disk], Sr],
-                new_disk: Callable[..., Disk]) -> None:
-    steps = kills.steps("sr_delete", create(new_disk()).destroy)
+def test_delete(kills: Kills, host: Host, create: Callable[[str], Sr],
+                new_device: Callable[[], str]) -> None:
+    steps = kills.steps("sr_delete", create(new_device()).destroy)
     clean = traces(host)
     made: list[Sr] = []
 
     def prepare() -> None:
-        made.append(create(new_disk()))
+        made.append(create(new_device()))
         made[-1].unplug()
 
     def destroy() -> None:

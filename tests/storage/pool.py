@@ -84,6 +84,25 @@ class Sr:
     def unplug(self) -> None:
         self.host.xe("pbd-unplug", uuid=self.pbd)
 
+    def check_filesystem(self) -> None:
+        """Unplug, have e2fsck look for errors in what clevis opens, and plug again."""
+        self.unplug()
+        self.host.sh(f"""
+            set -e
+            disks="{self.device.replace(",", " ")}"
+            group=XSLocalEXT-{self.uuid}
+            for disk in $disks; do
+                clevis luks unlock -d $disk -n luks-$(cryptsetup luksUUID $disk)
+            done
+            vgchange -q -ay $group
+            e2fsck -fn /dev/$group/{self.uuid}
+            vgchange -q -an $group
+            for disk in $disks; do
+                cryptsetup close luks-$(cryptsetup luksUUID $disk)
+            done
+        """)
+        self.plug()
+
     def scan(self) -> None:
         self.host.xe("sr-scan", uuid=self.uuid)
 

@@ -85,7 +85,7 @@ def test_everything_grows_while_a_vdi_is_there(
     sr.unplug()
     sr.plug()
     assert grow(sr) == [[after, after]]
-    sr.host.sh(f"e2fsck -fn /dev/XSLocalEXT-{sr.uuid}/{sr.uuid} 2>&1 | tail -n 1")
+    sr.check_filesystem()
 
 
 @pytest.mark.slow

@@ -65,17 +65,7 @@ def sound(sr: Sr, content: Content) -> None:
     whole(sr, content)
     status = json.loads(call_host(sr.host, "status", sr_uuid=sr.uuid))
     assert [slot["role"] for slot in status["disks"][0]["slots"]] == ["recovery", "binding"]
-    sr.unplug()
-    sr.host.sh(f"""
-        set -e
-        mapping=luks-$(cryptsetup luksUUID {sr.device})
-        clevis luks unlock -d {sr.device} -n $mapping
-        vgchange -q -ay XSLocalEXT-{sr.uuid}
-        e2fsck -fn /dev/XSLocalEXT-{sr.uuid}/{sr.uuid}
-        vgchange -q -an XSLocalEXT-{sr.uuid}
-        cryptsetup close $mapping
-    """)
-    sr.plug()
+    sr.check_filesystem()
 
 
 @pytest.fixture
