@@ -91,7 +91,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
         return result
 
     def after_master_attach(self, sr_uuid):
-        if not self._life().is_emptied():
+        if not self._life().has_nothing_to_scan():
             super(LUKSEXTSR, self).after_master_attach(sr_uuid)
 
     def check_sr(self, sr_uuid):

@@ -18,6 +18,7 @@ from luksext import (VERSION, alerts, audit, configuration, inventory, keys, opt
                      verb, verbs)
 from luksext.errors import ArgumentInvalid, LuksError, SrUnknown
 from luksext.repository import Repository
+from luksext.untrusted import shown
 
 # What `encrypt` takes for the device-config of the new SR, one option of the ext driver included.
 # The devices are those of the old SR.
@@ -145,7 +146,12 @@ def _audited(name, known, call):
     """known: the arguments that `call` takes; what is none is told to nobody, XAPI included."""
     def audited(session, arguments):
         verb.check_names(name, arguments, ["sr-uuid", *known])
-        with audit.audited(name, arguments.get("sr-uuid", ""), arguments, _user(session)):
+        sr_uuid = arguments.get("sr-uuid", "")
+        if not luksext_xapi.is_uuid(sr_uuid):
+            raise ArgumentInvalid(name, "cannot use sr-uuid={}".format(shown(sr_uuid)),
+                                  "sr-uuid with the UUID of an SR of this host: "
+                                  "xe sr-list type=ext params=uuid,name-label")
+        with audit.audited(name, sr_uuid, arguments, _user(session)):
             return call(session, arguments)
     return audited
 

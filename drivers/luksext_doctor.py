@@ -2,7 +2,7 @@
 """Examines a host end to end: what luksext.doctor finds on it, and what XAPI knows."""
 import luksext_pool
 import luksext_xapi
-from luksext import VERSION, doctor
+from luksext import VERSION, doctor, packages
 from luksext.findings import found
 
 # The stock driver, on which ours is built.
@@ -30,7 +30,8 @@ def _registered(session):
 def _hosts(session):
     for host in luksext_pool.ask(session, "version"):
         if host.get("code") == "XENAPI_MISSING_PLUGIN":
-            yield found("LUKS-D033", HOST=host["host"])
+            yield found("LUKS-D033", HOST=host["host"],
+                        PACKAGE=packages.for_yum("./luksext-*.rpm"))
         # A package of the time before it knew this question.
         elif host.get("code") == "UNKNOWN_XENAPI_PLUGIN_FUNCTION":
             yield found("LUKS-D035", HOST=host["host"], VERSION="an older one", OURS=VERSION)

@@ -254,9 +254,10 @@ class Life:
             erasure.erase(luks_uuid, disk, self._driver.uuid)
             luksext_xapi.note(self._session, self._ref, **{noted: "true"})
 
-    def is_emptied(self):
-        """Whether nothing is left to scan."""
-        return luksext_xapi.is_emptied(self._session, self._ref)
+    @_explained
+    def has_nothing_to_scan(self):
+        """Whether the SR was attached to be destroyed, without a filesystem."""
+        return bool(luksext_xapi.is_emptied(self._session, self._ref) or self._half_created())
 
     def check_sr(self, sr_uuid):
         """What SM's health service calls every ten minutes: proves the bindings when that is due,
@@ -325,10 +326,9 @@ class Life:
         for number in sorted(set(map(devices.disk_number, wanted.devices))):
             alone.enter_context(state.locked("create-" + number.replace(":", "-")))
         self._undo_interrupted(wanted.devices)
-        named = self._driver.dconf["device"]
-        if util.test_hostPBD_devs(self._session, sr_uuid, named):
-            raise DeviceInUse(named, ["another SR of this host (`xe pbd-list`)"])
         for device in wanted.devices:
+            if util.test_hostPBD_devs(self._session, sr_uuid, device):
+                raise DeviceInUse(device, ["another SR of this host (`xe pbd-list`)"])
             if util.test_scsiserial(self._session, device):
                 raise DeviceInUse(device, ["another SR of this pool (`xe sr-list`)"])
             claims.check_not_system(device, util.getrootdev())
@@ -436,8 +436,8 @@ class Life:
         if self._driver._checkmount():
             self._driver.ext.detach(self._driver.uuid)
         elif devices.is_mapped(self._volume):
-            with contextlib.suppress(*_INSIDE_FAILS):
-                util.pread2(["lvchange", "-an", self._driver.remotepath])
+            with contextlib.suppress(LuksError):
+                lvm.deactivate(self._driver.vgname, self._driver.uuid)
             self._drop_volume()
 
     def _drop_volume(self):

@@ -69,5 +69,5 @@ def check_no_cache(session, sr, sr_uuid):
         if host["local_cache_sr"] == sr:
             raise SrNotAdoptable(
                 "The SR {} is the cache of the host {}.".format(sr_uuid, host["name_label"]),
-                "Run `xe host-disable-local-storage-caching host-uuid={}` first.".format(
+                "Run `xe host-disable-local-storage-caching uuid={}` first.".format(
                     host["uuid"]))

@@ -27,6 +27,11 @@ ACTIVATING = "activating"
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
 
 
+def is_uuid(text):
+    """Whether `text` is a UUID as XAPI writes it."""
+    return bool(_UUID.match(text))
+
+
 def this_host(session):
     """The reference of this host. Raises HostUnknown."""
     return session.xenapi.host.get_by_uuid(installation.uuid())
@@ -43,7 +48,7 @@ def records(sm_config):
         found = [untrusted.typed(Record(*fields)) for fields in untrusted.parse(text)]
     except (ValueError, TypeError):
         raise RecordDamaged(key, text) from None
-    if not all(_UUID.match(record.uuid) for record in found):
+    if not all(is_uuid(record.uuid) for record in found):
         raise RecordDamaged(key, text)
     return found
 

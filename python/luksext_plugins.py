@@ -12,7 +12,10 @@ Nothing is imported here but sys, which is there already: every Python of the ho
 import sys
 
 _PLUGINS = b"/etc/xapi.d/plugins/"
-_DRIVERS = "/opt/xensource/sm"
+_MODULES = "/opt/xensource/sm"
+
+# Where XAPI has its drivers: XCP-ng 9 brings the second folder.
+_DRIVERS = (b"/opt/xensource/sm/", b"/usr/libexec/sm/drivers/")
 
 # XAPI gives a driver its command as XML.
 _CREATE = b"<methodName>sr_create<"
@@ -39,13 +42,13 @@ def _teachers():
         return {}
     if any(word.startswith(_PLUGINS) for word in words):
         return _IN_PLUGINS
-    is_driver = any(word.startswith(_DRIVERS.encode() + b"/") for word in words)
+    is_driver = any(word.startswith(_DRIVERS) for word in words)
     return _IN_CREATE if is_driver and any(_CREATE in word for word in words) else {}
 
 
 def _teach(module, teacher):
-    if _DRIVERS not in sys.path:
-        sys.path.append(_DRIVERS)
+    if _MODULES not in sys.path:
+        sys.path.append(_MODULES)
     try:
         import luksext_types
     except ImportError:

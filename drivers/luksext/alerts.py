@@ -70,8 +70,8 @@ _ALL = (
           "See how far it is, and let it go on: luksext reencrypt-status --sr-uuid=SR_UUID ; "
           "luksext reencrypt-resume --sr-uuid=SR_UUID", 3),
     Alert("LUKS-W011", "binding cannot be tried",
-          "A binding of the SR could not be tried: the TPM is locked out or does not answer, or "
-          "the tang server cannot be reached. It may be in order all the same.",
+          "A binding of the SR could not be tried: the TPM is missing, locked out or does not "
+          "answer, or the tang server cannot be reached. It may be in order all the same.",
           "See the reason, and try again when it is cured: luksext prove --sr-uuid=SR_UUID", 3),
     Alert("LUKS-W012", "disk missing or unreadable",
           "A disk of the SR is not in the host, or its LUKS header is gone or damaged.",

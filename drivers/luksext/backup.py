@@ -14,7 +14,7 @@ import re
 import time
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-from luksext import begun, contents, devices, header, rawdisk, rollback, state, trust
+from luksext import begun, contents, devices, header, rawdisk, rollback, state, times, trust
 from luksext.backupfile import TRAILER_LIMIT, Backup, manifest, pack, unpack
 from luksext.container import LuksContainer
 from luksext.errors import (BackupDamaged, BackupMissing, BackupOfAnother, Busy,
@@ -208,7 +208,7 @@ def _keep(uuid: str, device: str, found: Header, area: bytes, reason: str) -> Ba
     serial = max(_next_serial(uuid, backups), minimum)
     backup = Backup(
         luks_uuid=uuid, version=found.version, serial=serial, minimum=minimum,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), reason=reason,
+        created=times.now(), reason=reason,
         device_size=devices.size_of(device), disk=devices.world_wide_name(device),
         payload_offset=found.payload_offset, volume_key=found.volume_key,
         marks=_texts(found.marks), sha256=hashlib.sha256(area).hexdigest())

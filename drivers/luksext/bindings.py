@@ -4,14 +4,14 @@
 A new binding is proved before an old one goes: cut short at any step, a container has one too many,
 never one too few. Callers see to it that one change at a time is made.
 """
-import datetime
+import time
 from typing import Any, Callable, Dict, List, Optional
 
-from luksext import backup, begun, clevis, cryptsetup, generation, health, keyslots, options
+from luksext import backup, begun, clevis, cryptsetup, health, keyslots, options, times
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import (BindingChanged, BindingHealthy, KeyRefused, LastWayIn,
-                            ReencryptionUnfinished, SuspensionInvalid, UnlockRefused, Unsupported)
+                            ReencryptionUnfinished, UnlockRefused, Unsupported)
 from luksext.generation import Binding, Note
 from luksext.keyslots import Slot, Way, take_back
 from luksext.state import Store
@@ -22,7 +22,6 @@ Told = Callable[[str, int], None]
 # Suspensions of which the plug that ends them was there.
 _PLUGGED = "suspension"
 
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def add(container: LuksContainer, way: Way, pin: Pin) -> int:
@@ -140,16 +139,14 @@ def suspend(container: LuksContainer, way: Way, until: str) -> int:
     """Lets the container open without PCRs until it is plugged next; the number of the keyslot.
 
     The keyslot is bound as the first binding with PCRs is, but for those.
-    until: ISO 8601 in UTC, as `luksext.generation.now`: after that, it is over without a plug, and
+    until: ISO 8601 in UTC, as luksext.times has it: after that, it is over without a plug, and
     no binding is renewed.
-    Raises SuspensionInvalid, Unsupported where no binding has PCRs, and what `add` raises.
+    Raises Unsupported where no binding has PCRs, and what `add` raises.
     """
     container = container.refreshed()
-    if not _is_future(until):
-        raise SuspensionInvalid(until)
     slots = keyslots.slots(container)
     slot = _add(container, way, _unmeasured(container, slots),
-                {"until": until, "created": generation.now()})
+                {"until": until, "created": times.now()})
     for earlier in slots:
         if earlier.role == "suspend":
             drop_suspension(container, earlier.number)
@@ -168,10 +165,9 @@ def drop_suspension(container: LuksContainer, suspended: int,
 
 def _is_future(until: str) -> bool:
     try:
-        end = datetime.datetime.strptime(until, _TIME)
+        return times.read(until) > time.time()
     except ValueError:
         return False
-    return end.replace(tzinfo=datetime.timezone.utc) > datetime.datetime.now(datetime.timezone.utc)
 
 
 def _unmeasured(container: LuksContainer, slots: List[Slot]) -> Pin:

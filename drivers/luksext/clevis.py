@@ -186,13 +186,28 @@ def _sealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
 def _unsealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
     for leaf in sealed_leaves(pin):
         _require_tools_of(leaf)
-    found = [_state_of(leaf) or _refusal_of(leaf, error) for leaf in sealed_leaves(pin)]
+    found = _unavailable(pin) or [_state_of(leaf) or _refusal_of(leaf, error)
+                                  for leaf in sealed_leaves(pin)]
     if len(found) == 1:
         return found[0]
     sentences = [reason.sentence for reason in found] or [_detail(error)]
     refusal = PinRefuses(pin.name, " ".join(sentences))
     refusal.may_pass = any(reason.may_pass for reason in found)
     return refusal
+
+
+def _unavailable(pin: Pin) -> List[UnlockRefused]:
+    """What is wrong with the things that `pin` depends on; empty where that does not explain that
+    it did not open. Of the pin sss, the shares that are left are then fewer than it needs."""
+    if pin.name != "sss":
+        reason = _state_of(pin)
+        return [] if reason is None else [reason]
+    reasons = [_unavailable(share) for share in shares(pin)]
+    left = sum(not found for found in reasons)
+    needed = pin.config.get("t")
+    if isinstance(needed, int) and left < needed:
+        return [reason for found in reasons for reason in found]
+    return []
 
 
 def _detail(error: Exception) -> str:

@@ -85,12 +85,6 @@ class LuksContainer:
         return [Binding(slot, waiting) for slot in self.header.keyslots] if waiting else found
 
     @property
-    def has_other_key(self) -> bool:
-        """Whether a keyslot exists that no binding opens: a passphrase or recovery key."""
-        bound = {binding.slot for binding in self.bindings}
-        return bool(set(self.header.keyslots) - bound)
-
-    @property
     def takes_memory(self) -> bool:
         """Whether it does so to open this by a binding: not with keys of ours, which are random and
         so not stretched, but with what clevis and cryptsetup choose by themselves."""
@@ -300,8 +294,8 @@ def prepare(options: Options) -> Options:
     can_bind_luks2 = cryptsetup.version() >= cryptsetup.TOKENS_SINCE
     if options.luks_version == 2 and not can_bind_luks2:
         raise Unsupported(
-            "device-config:luks-version=2 needs cryptsetup 2.0.4, this host has {}.".format(
-                ".".join(map(str, cryptsetup.version()))),
+            "device-config:luks-version=2 needs cryptsetup {}, this host has {}.".format(
+                *map(cryptsetup.dotted, (cryptsetup.TOKENS_SINCE, cryptsetup.version()))),
             "Leave luks-version out: this host makes LUKS1 containers, which later hosts open.")
     version = options.luks_version or (2 if can_bind_luks2 else 1)
     require(*GENERATIONS[version].programs)
@@ -381,10 +375,11 @@ def _why_not_ours(sr_uuid: str, hints: List[str]) -> LuksError:
         except LuksError as error:
             return error
         return NotOurs(device, sr_uuid)
+    there = ", and {} does not exist".format(", ".join(hints)) if hints else ""
     return DeviceMissing(
-        "No disk of the SR {} is in this host, and {} does not exist.".format(
-            sr_uuid, ", ".join(hints)),
-        "List the disks with `lsblk -o NAME,SIZE,LABEL,SERIAL`.")
+        "No disk of the SR {} is in this host{}.".format(sr_uuid, there),
+        "`luksext status` lists the encrypted SRs of this host, "
+        "`lsblk -o NAME,SIZE,LABEL,SERIAL` its disks.")
 
 
 def all_containers() -> Iterator[LuksContainer]:

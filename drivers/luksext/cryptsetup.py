@@ -20,6 +20,9 @@ PAYLOAD_SECTORS = 32768
 # LUKS2 tokens can be imported since this version; without, there is no place for a binding.
 TOKENS_SINCE = (2, 0, 4)
 
+# Before, whoever had the disk in hand could feign a re-encryption (CVE-2021-4122).
+REENCRYPTION_SINCE = (2, 4, 3)
+
 # Exit statuses (cryptsetup(8), RETURN CODES).
 _FAILURE = 1
 _WRONG_KEY = 2
@@ -133,10 +136,10 @@ def why_no_bypass() -> str:
     release = os.uname().release
     numbers = re.match(r"(\d{1,6})\.(\d{1,6})", release)
     if numbers is None or tuple(map(int, numbers.groups())) < _BYPASS_KERNEL:
-        return "needs kernel {}, this host has {}".format(_dotted(_BYPASS_KERNEL), release)
+        return "needs kernel {}, this host has {}".format(dotted(_BYPASS_KERNEL), release)
     if version() < _BYPASS_SINCE:
         return "needs cryptsetup {}, this host has {}".format(
-            _dotted(_BYPASS_SINCE), _dotted(version()))
+            dotted(_BYPASS_SINCE), dotted(version()))
     return ""
 
 
@@ -220,13 +223,14 @@ def import_token(device: str, token: Dict[str, Any]) -> None:
             raise Unsupported(
                 "The keys of {} cannot be changed here: it is a LUKS2 container, which needs "
                 "cryptsetup {}, and this host has {}.".format(
-                    device, _dotted(TOKENS_SINCE), _dotted(version())),
+                    device, dotted(TOKENS_SINCE), dotted(version())),
                 "Change its keys on a host with a later version. On this one, its bindings and "
                 "recovery keys go on opening it.") from None
         raise
 
 
-def _dotted(numbers: Tuple[int, ...]) -> str:
+def dotted(numbers: Tuple[int, ...]) -> str:
+    """A version as people write it."""
     return ".".join(map(str, numbers))
 
 

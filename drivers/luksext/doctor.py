@@ -9,11 +9,11 @@ import stat
 from typing import Any, Callable, Dict, Iterator, List
 
 from luksext import (VERSION, clevis, cryptsetup, defaultstorage, keyslots, lvmfilter,
-                     repository, smplugins, tpm)
+                     packages, repository, smplugins, tpm)
 from luksext.container import LuksContainer
-from luksext.errors import LuksError, NoTpm, TpmBroken, TpmLockout
+from luksext.errors import LuksError, NoTpm, ToolMissing, TpmBroken, TpmLockout
 from luksext.findings import found
-from luksext.run import PACKAGES, PATH, run
+from luksext.run import PATH, run
 
 SCHEMA = 1
 
@@ -58,24 +58,26 @@ def report(findings: List[Found]) -> Dict[str, Any]:
 
 def _programs() -> Iterator[Found]:
     missing: Dict[str, List[str]] = {}
-    for program, package in PACKAGES.items():
+    for program, package in packages.OF.items():
         names = (program, _OTHER_NAMES.get(program, program))
         if not any(shutil.which(name, path=PATH) for name in names):
             missing.setdefault(package, []).append(program)
     for package, programs in sorted(missing.items()):
-        yield found("LUKS-D001", PROGRAMS=", ".join(programs), PACKAGE=package)
+        yield found("LUKS-D001", PROGRAMS=", ".join(programs),
+                    PACKAGE=packages.for_yum(package))
 
 
 def _cryptsetup() -> Iterator[Found]:
     if shutil.which("cryptsetup", path=PATH):
         version = cryptsetup.version()
         if version < _OLDEST_CRYPTSETUP:
-            yield found("LUKS-D002", VERSION=".".join(map(str, version)))
+            yield found("LUKS-D002", VERSION=cryptsetup.dotted(version),
+                        PACKAGE=packages.of("cryptsetup"))
 
 
 def _clevis() -> Iterator[Found]:
     if shutil.which("clevis", path=PATH) and "tpm2" not in clevis.available_pins():
-        yield found("LUKS-D003")
+        yield found("LUKS-D003", PACKAGE=packages.of("clevis"))
 
 
 def _tpm() -> Iterator[Found]:
@@ -175,8 +177,8 @@ def _default_storage() -> Iterator[Found]:
     """Whether a start of this host alone would overwrite an encrypted disk."""
     try:
         disks = defaultstorage.endangered()
-    except (LuksError, OSError, ValueError):
-        return  # what is missing is a finding of its own; the guard lets nothing be overwritten
+    except ToolMissing:
+        return  # a finding of its own; the guard lets nothing be overwritten
     for disk in disks:
         yield found("LUKS-D027", DISK=disk, FILE=defaultstorage.FILE)
 

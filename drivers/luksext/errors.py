@@ -71,7 +71,7 @@ class ToolMissing(LuksError):
     def __init__(self, program: str, package: str) -> None:
         super().__init__(
             "The program {} is not installed on this host.".format(program),
-            "Install it with: yum install {} --enablerepo=base,updates".format(package))
+            "Install it with: yum install {}".format(package))
 
 
 class CommandFailed(LuksError):
@@ -395,7 +395,7 @@ class OldHeader(LuksError):
                 device, created, ", those of the keyslots {} too".format(
                     ", ".join(map(str, slots))) if slots else ""),
             "Use a newer backup (luksext header-list). If there is none: luksext header-restore "
-            "--force=true, then revoke those keys once more.")
+            "--device={} --force=true, then revoke those keys once more.".format(device))
 
 
 class NotWritten(LuksError):
@@ -763,30 +763,6 @@ class EscrowKeyInvalid(LuksError):
             "The escrow key cannot be used: {}.".format(reason),
             "Give the public half of an EC key: jose jwk gen -i '{\"alg\":\"ECDH-ES+A256KW"
             "\"}' -o private.jwk && jose jwk pub -i private.jwk -o public.jwk")
-
-
-class EscrowRefused(LuksError):
-    """An escrowed recovery key that the given private key does not open."""
-
-    code = 6258
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The escrowed recovery key does not open with this private key.",
-            "Find the private key whose public half was given as escrow-jwk, and run the command "
-            "again.")
-
-
-class SuspensionInvalid(LuksError):
-    """The end of a suspension that is no time, or past."""
-
-    code = 6259
-
-    def __init__(self, until: str) -> None:
-        super().__init__(
-            "Unlocking cannot be suspended until {}: a time in the future is needed, such as "
-            "2031-12-31T23:59:59Z.".format(shown(until)),
-            "Give the length of the window: luksext suspend --hours=24")
 
 
 class NotAdoptable(LuksError):

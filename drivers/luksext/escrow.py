@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, Dict, Tuple
 
-from luksext.errors import CommandFailed, EscrowKeyInvalid, EscrowRefused
+from luksext.errors import CommandFailed, EscrowKeyInvalid
 from luksext.run import run, secret_pipe
 
 # Elliptic curves only: built with OpenSSL 3, jose has no RSA padding but that of PKCS #1 1.5
@@ -62,16 +62,3 @@ def _for_sealing(jwk: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, str]]:
     if isinstance(jwk.get("kid"), str) and _KEY_ID.match(jwk["kid"]):
         protected["kid"] = jwk["kid"]
     return public, protected
-
-
-def unseal(jwe: str, jwk: Dict[str, Any]) -> bytes:
-    """The recovery key that `seal` encrypted, by the private key `jwk`; on any machine.
-
-    Raises EscrowRefused.
-    """
-    with secret_pipe(jwe.encode("ascii", "replace")) as pipe:
-        try:
-            return run(["jose", "jwe", "dec", "-i", pipe.path, "-k", "-"],
-                       stdin=json.dumps(jwk).encode("ascii"), pipes=[pipe]).stdout
-        except CommandFailed:
-            raise EscrowRefused() from None

@@ -25,14 +25,14 @@ _ALL = (
     Finding("LUKS-D001", "programs missing",
             "PROGRAMS: not installed on this host. Encrypted SRs cannot be created, plugged or "
             "changed without. After an ISO upgrade all packages are gone.",
-            "yum install PACKAGE --enablerepo=base,updates"),
+            "yum install PACKAGE"),
     Finding("LUKS-D002", "cryptsetup too old",
             "cryptsetup is VERSION on this host; luksext needs 2.0.3 or later.",
-            "yum update cryptsetup --enablerepo=base,updates"),
+            "yum update PACKAGE"),
     Finding("LUKS-D003", "clevis without TPM pin",
             "clevis on this host has no pin tpm2, the default: SRs that the TPM unlocks can be "
             "neither created nor plugged.",
-            "yum install clevis --enablerepo=base,updates"),
+            "yum install PACKAGE"),
     Finding("LUKS-D010", "no TPM",
             "This host has no usable TPM 2.0: /dev/tpmrm0 does not exist. SRs with the pin tpm2, "
             "the default, can be neither created nor plugged.",
@@ -110,8 +110,7 @@ _ALL = (
     Finding("LUKS-D033", "host without the package",
             "The host HOST of this pool has no package luksext: each start of its XAPI takes the "
             "SR type from the database of the whole pool.",
-            "On HOST: yum install ./luksext-*.rpm --enablerepo=base,updates ; "
-            "xe-toolstack-restart"),
+            "On HOST: yum install PACKAGE ; xe-toolstack-restart"),
     Finding("LUKS-D034", "host not asked",
             "The host HOST of this pool could not be asked for the package: REASON",
             "xe host-list uuid=HOST_UUID params=name-label,enabled,host-metrics-live"),

@@ -5,12 +5,11 @@ LUKS2 keeps bindings in tokens, and our identity in label and subsystem. LUKS1 k
 luksmeta. Bindings are written as clevis writes them, so that clevis's own tools read them. Beside
 them lie notes of our own, which say what a keyslot without binding is.
 """
-import datetime
 import json
 import re
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import clevis, cryptsetup, untrusted
+from luksext import clevis, cryptsetup, times, untrusted
 from luksext.errors import HeaderFull
 from luksext.header import Header, read, remains
 from luksext.untrusted import number
@@ -76,15 +75,10 @@ NOTE_KINDS = ("recovery", "suspend")
 def recovery_note(slot: int, name: str, confirmed: bool = False, created: str = "",
                   escrow: str = "") -> Note:
     """The note on a recovery key. created: ISO 8601 in UTC, now where not given; escrow: a JWE."""
-    data: Dict[str, Any] = {"name": name, "confirmed": confirmed, "created": created or now()}
+    data: Dict[str, Any] = {"name": name, "confirmed": confirmed, "created": created or times.now()}
     if escrow:
         data["escrow"] = escrow
     return Note("recovery", slot, data)
-
-
-def now() -> str:
-    """The time as notes have it: ISO 8601, UTC, whole seconds."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class _Stored(NamedTuple):

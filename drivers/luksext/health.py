@@ -4,19 +4,16 @@
 A proof costs the TPM or server an unsealing, seconds with some TPMs, so it is made rarely; what it
 showed is told until the next one.
 """
-import calendar
 import hashlib
-import time
 from typing import Any, Dict, List, NamedTuple
 
-from luksext import keyslots
+from luksext import keyslots, times
 from luksext.container import LuksContainer
 from luksext.errors import LuksError, TimeOver
 from luksext.state import Store
 from luksext.untrusted import typed
 
 _NOTE = "proofs"
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 # Seconds until a proof is made again; one that failed may be cured, and is looked at sooner.
 INTERVAL = 6 * 3600
@@ -27,7 +24,7 @@ class Proof(NamedTuple):
     """What came of trying a binding.
 
     slot: its keyslot. code: 0, or the code of the error, whose sentence is `sentence`.
-    at: when, in UTC as ISO 8601.
+    at: when, in UTC as ISO 8601. may_pass: that of the error (LuksError).
     """
 
     slot: int
@@ -35,6 +32,7 @@ class Proof(NamedTuple):
     code: int
     sentence: str
     at: str
+    may_pass: bool = False
 
 
 def prove(container: LuksContainer) -> List[Proof]:
@@ -96,21 +94,21 @@ def due(container: LuksContainer, now: float, seconds: float = INTERVAL) -> bool
     if note.get("marks") != _marks(container):
         return True
     for proof in _proofs(note):
-        age = now - _seconds(proof.at)
+        age = now - times.read(proof.at)
         if not 0 <= age < (seconds if proof.ok else min(seconds, _FAILED_INTERVAL)):
             return True
     return False
 
 
 def _prove(container: LuksContainer, slot: int) -> Proof:
-    code, sentence = 0, ""
+    code, sentence, may_pass = 0, "", False
     try:
         keyslots.key_of(container, slot)
     except TimeOver:
         raise
     except LuksError as error:
-        code, sentence = error.code, error.sentence
-    return Proof(slot, code == 0, code, sentence, time.strftime(_TIME, time.gmtime()))
+        code, sentence, may_pass = error.code, error.sentence, error.may_pass
+    return Proof(slot, code == 0, code, sentence, times.now(), may_pass)
 
 
 def _marks(container: LuksContainer) -> Dict[str, str]:
@@ -118,16 +116,12 @@ def _marks(container: LuksContainer) -> Dict[str, str]:
     return {str(slot): mark for slot, mark in container.header.marks.items()}
 
 
-def _seconds(at: str) -> int:
-    return calendar.timegm(time.strptime(at, _TIME))
-
-
 def _proofs(note: Dict[str, Any]) -> List[Proof]:
     """The proofs in a note; none where it is damaged."""
     try:
         proofs = [typed(Proof(**fields)) for fields in note.get("proofs", [])]
         for proof in proofs:
-            _seconds(proof.at)
+            times.read(proof.at)
         return proofs
     except (TypeError, ValueError):
         return []

@@ -16,19 +16,17 @@ import uuid as uuids
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
 from luksext import (audit, begun, clevis, contents, cryptsetup, devices, header, keys, keyslots,
-                     lvm, notes, rawdisk, shrink, state)
+                     lvm, notes, rawdisk, shrink, state, times)
 from luksext.begun import Begun
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.cryptsetup import PAYLOAD_SECTORS, Format
 from luksext.errors import (CommandFailed, DeviceNotEmpty, HeaderDamaged, HeaderMissing,
                             InPlaceBegun, InPlaceDoubt, InPlaceImpossible, LuksError)
-from luksext.generation import SUBSYSTEM, Identity, now
+from luksext.generation import SUBSYSTEM, Identity
 from luksext.options import Options, flags_as_given
 from luksext.run import require
 
-# Before, whoever had the disk in hand could feign an encryption (CVE-2021-4122).
-_SINCE = (2, 4, 3)
 
 _NOTE = notes.IN_PLACE
 # What was noted as given before only what is no default was.
@@ -90,9 +88,9 @@ class _Disk(NamedTuple):
 def check(sr_uuid: str, paths: List[str], pin: Pin) -> None:
     """Raises InPlaceImpossible, ToolMissing, UnlockRefused's children unless this host can encrypt
     the SR's disks where they are, and unlock them by `pin`."""
-    if cryptsetup.version() < _SINCE:
+    if cryptsetup.version() < cryptsetup.REENCRYPTION_SINCE:
         raise InPlaceImpossible(sr_uuid, "that needs cryptsetup {}, this host has {}".format(
-            *(".".join(map(str, version)) for version in (_SINCE, cryptsetup.version()))))
+            *map(cryptsetup.dotted, (cryptsetup.REENCRYPTION_SINCE, cryptsetup.version()))))
     require("clevis", "losetup", "dmsetup", "e2fsck", "resize2fs", "dumpe2fs", "lvreduce")
     for path in paths:
         if devices.logical_block_size(path) != header.SECTOR:
@@ -207,7 +205,7 @@ def _make_container(sr_uuid: str, disk: _Disk, key: bytes, jwe: str) -> bool:
                 _put_back(sr_uuid, disk)
             else:
                 _keep(sr_uuid, disk)
-            begun.save(disk.wanted.uuid, Begun(now(), "", "", [], jwe))
+            begun.save(disk.wanted.uuid, Begun(times.now(), "", "", [], jwe))
             _write_header(sr_uuid, disk, key)
             if not disk.is_opened_by(key):
                 raise CommandFailed("cryptsetup reencrypt --encrypt --init-only " + disk.path, 0,

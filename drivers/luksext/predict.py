@@ -10,7 +10,7 @@ Not seen: what is done to the host while it is off, in the firmware's setup, or 
 controller. These are taken to stay as they are.
 """
 import struct
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional
 
 from luksext import efivars, eventlog, pcrs, started
 from luksext.clevis import Pin, shares
@@ -42,10 +42,6 @@ class Prediction(NamedTuple):
     reason: str
 
 
-# What is said of a policy.
-_Judge = Callable[[Policy], Prediction]
-
-
 class _Next(NamedTuple):
     """A PCR at the next boot: its value, None where it is not known for the `reason`; `changes` is
     whether it will surely not be what it is now."""
@@ -61,23 +57,10 @@ class _Unknown(Exception):
 
 def predict(pin: Pin) -> Prediction:
     """Whether the next boot unlocks what is sealed by `pin`, as clevis.describe reads it."""
-    return _combined(pin, _at_next_boot)
-
-
-def current(pin: Pin) -> Optional[bool]:
-    """Whether the PCRs fulfil the policy of `pin` now; None where that is not known.
-
-    The TPM is not asked to unseal: it may refuse for other reasons.
-    """
-    return {OK: True, BREAKS: False}.get(_combined(pin, _now).state)
-
-
-def _combined(pin: Pin, judge: _Judge) -> Prediction:
-    """What `judge` says of each pin that is in `pin`, taken together."""
     if pin.name == "tpm2":
-        return _of_tpm2(pin, judge)
+        return _of_tpm2(pin)
     if pin.name == "sss":
-        return _threshold(pin, [_combined(share, judge) for share in shares(pin)])
+        return _threshold(pin, [predict(share) for share in shares(pin)])
     if pin.name in _WITHOUT_TPM:
         return Prediction(OK, "The pin {} does not depend on PCRs.".format(pin.name))
     return Prediction(UNPREDICTABLE, "What the pin {} depends on is not known.".format(pin.name))
@@ -99,12 +82,12 @@ def _threshold(pin: Pin, found: List[Prediction]) -> Prediction:
     return Prediction(UNPREDICTABLE, reasons[UNPREDICTABLE])
 
 
-def _of_tpm2(pin: Pin, judge: _Judge) -> Prediction:
+def _of_tpm2(pin: Pin) -> Prediction:
     try:
         policy = pcrs.policy_of(pin)
         if policy is None:
             return Prediction(OK, "It does not depend on PCRs.")
-        return judge(policy)
+        return _at_next_boot(policy)
     except (pcrs.PolicyUnknown, LuksError, _Unknown) as error:
         return _unpredictable(error)
 
@@ -113,10 +96,6 @@ def _unpredictable(error: Exception) -> Prediction:
     if isinstance(error, LuksError):
         return Prediction(UNPREDICTABLE, error.sentence)
     return Prediction(UNPREDICTABLE, "The next boot cannot be predicted: {}.".format(error))
-
-
-def _now(policy: Policy) -> Prediction:
-    return Prediction(OK if _fits(policy, _values(policy)) else BREAKS, "")
 
 
 def _fits(policy: Policy, values: Values) -> bool:

@@ -16,18 +16,16 @@ import contextlib
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from luksext import (backup, begun, bindings, clevis, cryptsetup, keys, keyslots,
-                     reencrypt_process, state, trust)
+                     reencrypt_process, state, times, trust)
 from luksext.begun import Begun
 from luksext.container import LuksContainer
 from luksext.devices import Mapping
 from luksext.errors import (Busy, NotPlugged, ReencryptionForeign, ReencryptionKeys,
                             ReencryptionStuck, ToolMissing, UnlockRefused,
                             Unsupported)
-from luksext.generation import now, recovery_note
+from luksext.generation import recovery_note
 from luksext.keyslots import Way
 
-# Before, whoever had the disk in hand could feign a re-encryption (CVE-2021-4122).
-_SINCE = (2, 4, 3)
 
 
 class Progress(NamedTuple):
@@ -54,7 +52,7 @@ def start(container: LuksContainer, recovery_keys: Sequence[bytes] = ()) -> Prog
     with _alone(container):
         container, mapping, found = _ready(container, recovery_keys)
         header = container.header
-        begun.save(container.uuid, Begun(now(), header.volume_key, "", header.unbound))
+        begun.save(container.uuid, Begun(times.now(), header.volume_key, "", header.unbound))
         try:
             cryptsetup.reencrypt_init(container.device, mapping.name, found,
                                       _are_random(container, found))
@@ -133,7 +131,7 @@ def accept(container: LuksContainer, key: bytes) -> None:
         if header.reencryption is None:
             begun.end(container.uuid, header.volume_key)
         else:
-            begun.save(container.uuid, Begun(now(), header.volume_key,
+            begun.save(container.uuid, Begun(times.now(), header.volume_key,
                                              header.reencryption.volume_key, []))
 
 
@@ -199,11 +197,11 @@ def _check_supported(container: LuksContainer) -> None:
         raise Unsupported(
             "{} is a LUKS1 container, which cannot be encrypted anew while it is in use.".format(
                 container.device), way + "again.")
-    if cryptsetup.version() < _SINCE:
+    if cryptsetup.version() < cryptsetup.REENCRYPTION_SINCE:
         raise Unsupported(
             "Encrypting {} anew needs cryptsetup {}, this host has {}.".format(
-                container.device, *(".".join(map(str, version))
-                                    for version in (_SINCE, cryptsetup.version()))),
+                container.device, *map(cryptsetup.dotted, (cryptsetup.REENCRYPTION_SINCE,
+                                                           cryptsetup.version()))),
             way + "again; or attach it to a host that has it.")
 
 

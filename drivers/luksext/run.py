@@ -16,6 +16,7 @@ import threading
 import time
 from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar
 
+from luksext import packages
 from luksext.errors import (CommandFailed, CommandTimeout, NotWritten, TimeOver, ToolMissing,
                             Unsupported)
 from luksext.untrusted import shown
@@ -44,33 +45,6 @@ _OWN_FOLDER = re.compile(r"own-([0-9]{1,10})-[0-9a-f]{16}\Z")
 
 # Characters of a command that are logged.
 _LOGGED = 500
-
-PACKAGES = {
-    "cryptsetup": "cryptsetup",
-    "clevis": "clevis clevis-luks",
-    "jose": "jose",
-    "tpm2_createprimary": "tpm2-tools",
-    "tpm2_load": "tpm2-tools",
-    "tpm2_unseal": "tpm2-tools",
-    "tpm2_pcrread": "tpm2-tools",
-    "tpm2_pcrlist": "tpm2-tools",
-    "luksmeta": "luksmeta",
-    "wipefs": "util-linux",
-    "dmsetup": "device-mapper",
-    "dd": "coreutils",
-    "udevadm": "systemd",
-    "pvs": "lvm2",
-    "vgs": "lvm2",
-    "lvs": "lvm2",
-    "pvresize": "lvm2",
-    "lvextend": "lvm2",
-    "lvreduce": "lvm2",
-    "losetup": "util-linux",
-    "vgremove": "lvm2",
-    "dumpe2fs": "e2fsprogs",
-    "e2fsck": "e2fsprogs",
-    "resize2fs": "e2fsprogs",
-}
 
 
 # Seconds, all in all, for cleaning up what ran out of its time.
@@ -204,7 +178,7 @@ def require(*programs: str) -> None:
     """Raises ToolMissing for the first of `programs` that is not installed."""
     for program in programs:
         if shutil.which(program, path=PATH) is None:
-            raise ToolMissing(program, PACKAGES.get(program, program))
+            raise ToolMissing(program, packages.of(program))
 
 
 def run(argv: Sequence[str], stdin: bytes = b"", deadline: float = DEADLINE,
@@ -238,7 +212,7 @@ def _run(argv: Sequence[str], stdin: bytes, deadline: float, accept: Sequence[in
             cwd=folder, env=_environment(folder), start_new_session=True,
             pass_fds=[pipe.fd for pipe in pipes])
     except FileNotFoundError:
-        raise ToolMissing(argv[0], PACKAGES.get(argv[0], argv[0])) from None
+        raise ToolMissing(argv[0], packages.of(argv[0])) from None
     except (OSError, ValueError) as error:
         # ValueError: arguments cannot hold a zero byte, which a header may have anywhere.
         raise CommandFailed(" ".join(argv), 126, str(error)) from error

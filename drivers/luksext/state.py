@@ -15,7 +15,7 @@ import tempfile
 import time
 from typing import Any, Dict, Iterator, List
 
-from luksext import notes, run
+from luksext import notes, run, times
 from luksext.errors import Busy, NotWritten, Unsupported
 
 # Names come from headers, which anybody may have written: none may lead out of a folder.
@@ -157,8 +157,7 @@ def locked(name: str, seconds: float = 30) -> Iterator[None]:
         # Without room for that, the holder is not known, and the lock is held all the same.
         with contextlib.suppress(OSError):
             lock.truncate(0)
-            lock.write("{} {}".format(os.getpid(), time.strftime(
-                "%Y-%m-%dT%H:%M:%SZ", time.gmtime())).encode("ascii"))
+            lock.write("{} {}".format(os.getpid(), times.now()).encode("ascii"))
         yield
 
 

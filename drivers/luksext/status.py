@@ -6,25 +6,22 @@ told as codes of alerts (alerts.py).
 """
 from typing import Any, Dict, List, Optional, Set
 
-from luksext import backup, clevis, devices, generation, health, keyslots, predict, reencrypt
+from luksext import backup, clevis, devices, health, keyslots, predict, reencrypt, times
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
-from luksext.errors import CommandTimeout, LuksError, TangUnreachable, TpmBroken, TpmLockout
+from luksext.errors import LuksError
 from luksext.health import Proof
 from luksext.keyslots import Slot
 from luksext.repository import Repository
 
 SCHEMA = 1
 
-# Failures of a proof that may pass by themselves: the binding may still be good.
-_TRANSIENT = {error.code for error in (CommandTimeout, TangUnreachable, TpmBroken, TpmLockout)}
-
 
 def of(sr: Repository) -> Dict[str, Any]:
     """The status of one SR."""
     disks = [_disk(disk) if isinstance(disk, LuksContainer) else _broken(disk)
              for disk in sr.disks]
-    status = {"schema": SCHEMA, "sr_uuid": sr.uuid, "encrypted": True, "at": generation.now(),
+    status = {"schema": SCHEMA, "sr_uuid": sr.uuid, "encrypted": True, "at": times.now(),
               "recovery": _recovery(disks), "disks": disks}
     status["alerts"] = sorted(_alerts(disks))
     return status
@@ -63,7 +60,8 @@ def _slot(slot: Slot, proof: Optional[Proof]) -> Dict[str, Any]:
             pin=slot.pin.name, policy=[_policy(leaf) for leaf in clevis.sealed_leaves(slot.pin)],
             next_boot={"state": prediction.state, "reason": prediction.reason},
             proof=None if proof is None else {
-                "ok": proof.ok, "code": proof.code, "text": proof.sentence, "at": proof.at})
+                "ok": proof.ok, "code": proof.code, "text": proof.sentence,
+                "may_pass": proof.may_pass, "at": proof.at})
     if slot.role == "recovery":
         told.update(name=slot.name, confirmed=slot.confirmed, created=slot.created,
                     escrow=slot.escrow)
@@ -124,7 +122,7 @@ def _alerts_of_disk(disk: Dict[str, Any]) -> Set[str]:
     for slot in disk["slots"]:
         proof = slot.get("proof")
         if proof and not proof["ok"]:
-            found.add("LUKS-W011" if proof["code"] in _TRANSIENT else "LUKS-W003")
+            found.add("LUKS-W011" if proof["may_pass"] else "LUKS-W003")
         if slot.get("next_boot", {}).get("state") == "breaks":
             found.add("LUKS-W004")
         if slot["role"] == "suspend":

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The verbs for bindings: what unlocks the SR with nobody present."""
-import time
 from typing import Any, Dict, List, Optional
 
-from luksext import backup, bindings, health, keyslots, options, verb_slots
+from luksext import backup, bindings, health, keyslots, options, times, verb_slots
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.errors import ArgumentInvalid, BindingHealthy
@@ -113,7 +112,7 @@ def _proofs(sr: Repository) -> List[Dict[str, Any]]:
 
 def _suspend(sr: Repository, arguments: Arguments) -> Dict[str, Any]:
     hours = number("suspend", arguments, "hours", 1, 168) or 24
-    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600 * hours))
+    until = times.after(3600 * hours)
     slots = on_all(
         sr, lambda container: bindings.suspend(container, way_in(container, arguments), until),
         bindings.drop_suspension)

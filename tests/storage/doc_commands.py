@@ -164,19 +164,26 @@ class Reader:
                 self._type(step)
 
     def _type(self, block: Block) -> None:
-        printed = "".join(self._type_one(command, block.fails) for command in block.commands)
-        self._compare(block, printed)
+        printed = []
+        failed = None
+        for command in block.commands:
+            status, text = self._type_one(command)
+            printed.append(text)
+            if status and not (command.startswith("luksext ") and status == _ATTENTION):
+                failed = DocError(f"`{command}` ended with status {status}:\n{text}")
+        if failed and not block.fails:
+            raise failed
+        if block.fails and not failed:
+            raise DocError(f"`{block.name}` shows an error, and there was none:\n{printed}")
+        self._compare(block, "".join(printed))
 
-    def _type_one(self, command: str, may_fail: bool) -> str:
+    def _type_one(self, command: str) -> tuple[int, str]:
         typed = self._filled(command)
         status, printed = self._run(typed, self._answer(command))
-        attention = typed.startswith("luksext ") and status == _ATTENTION
-        if status and not attention and not may_fail:
-            raise DocError(f"`{typed}` ended with status {status}:\n{printed}")
         self.keys += [key for key in _RECOVERY_KEY.findall(printed) if key not in self.keys]
         if typed.startswith("xe sr-create"):
             self.sr = printed.strip()
-        return printed
+        return status, printed
 
     def _answer(self, command: str) -> str:
         """What is typed at its prompt: the newest recovery key, or the old one if it says so."""

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -272,6 +272,16 @@ def _wait_for(condition: Callable[[], object]) -> None:
 
 
 def luksext(sr: Sr, verb: str, *arguments: str, key: str = "") -> str:
-    """What a verb prints on dom0's console, or the error that it ends with."""
+    """What a verb prints on dom0's console; 3 tells that something needs attention."""
+    return sr.host.sh(f"{_console(sr, verb, arguments, key)} || [ $? = 3 ]", input=key, timeout=300)
+
+
+def luksext_error(sr: Sr, verb: str, *arguments: str, key: str = "") -> str:
+    """The error that a verb ends with on dom0's console."""
+    return sr.host.sh(f"{_console(sr, verb, arguments, key)} && exit 9; [ $? = 1 ]", input=key,
+                      timeout=300)
+
+
+def _console(sr: Sr, verb: str, arguments: Sequence[str], key: str) -> str:
     words = [verb, f"--sr-uuid={sr.uuid}", *arguments, *(["--key-stdin"] if key else [])]
-    return sr.host.sh(f"luksext {' '.join(words)} 2>&1 || [ $? != 2 ]", input=key, timeout=300)
+    return f"luksext {' '.join(words)} 2>&1"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab.disks import Disk
 from tests.storage.attacks import edit, exchange_binding, opens_by_hand, patch, swap
-from tests.storage.pool import NOTHING, Host, Sr, XeError, luksext
+from tests.storage.pool import NOTHING, Host, Sr, XeError, luksext, luksext_error
 from tests.storage.tang import URL, Tang
 
 # Minutes of a guest: not in `make test` yet.
@@ -109,7 +109,7 @@ def test_a_binding_to_a_server_of_somebody_else_is_not_renewed(
     exchange_binding(host, disk.by_id, "tang", {"url": URL, "thp": tang.thumbprint()})
     assert refused(sr).code == 6239
     before = host.fingerprint(disk)
-    assert "error 6245" in luksext(sr, "rebind", key=key)
+    assert "error 6245" in luksext_error(sr, "rebind", key=key)
     assert host.fingerprint(disk) == before
     luksext(sr, "rebind", "--pin=null", key=key)
     sr.plug()

@@ -22,14 +22,17 @@ _PACKAGE = "import sys; sys.path.insert(0, '/opt/xensource/sm')"
 
 _PREDICT = f"""{_PACKAGE}
 import json
-from luksext import clevis, header, predict
+from luksext import clevis, header, pcrs, predict
 from luksext.generation import GENERATIONS
 for name in sys.argv[1:]:
     if name.startswith("/dev/"):
         found = header.read(name)
         [(_, name)] = GENERATIONS[found.version].bindings(name, found)
     pin = clevis.describe(name)
-    print(json.dumps([*predict.predict(pin), predict.current(pin)]))
+    policy = pcrs.policy_of(pin)
+    values = pcrs.read(policy.bank, policy.numbers)
+    fits = pcrs.policy_digest(policy, values) == policy.digest
+    print(json.dumps([*predict.predict(pin), fits]))
 """
 
 _NOTE = f"{_PACKAGE}; from luksext import started; started.note()"
@@ -40,7 +43,7 @@ class Foreseen(NamedTuple):
 
     state: str
     reason: str
-    fits_now: bool | None
+    fits_now: bool
 
 
 def foresee(machine: Machine, *keys: str) -> list[Foreseen]:

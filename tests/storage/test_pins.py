@@ -63,7 +63,7 @@ def test_tpm_and_tang_does_not_unlock_without_the_server(host: Host, disk: Disk,
     tang.stop()
     with pytest.raises(XeError) as caught:
         sr.plug()
-    assert caught.value.code == 6238
+    assert caught.value.code == 6236
     assert URL in caught.value.text
     tang.start()
     sr.plug()

@@ -319,6 +319,7 @@ def test_an_sr_of_another_host_is_refused(host):
 def test_the_cache_of_a_host_is_refused(host):
     host.xapi.tables["host"][host.this]["local_cache_sr"] = host.sr
     refused(host, SrNotAdoptable, "cache of the host h")
+    refused(host, SrNotAdoptable, "host-disable-local-storage-caching uuid=")
 
 
 def test_a_device_that_holds_another_sr_is_refused(host, monkeypatch):

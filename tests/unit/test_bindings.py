@@ -9,7 +9,7 @@ from fake_luks import every_cut
 from luksext import backup, bindings, clevis, health, keyslots, tpm
 from luksext.clevis import Pin
 from luksext.errors import (BindingChanged, BindingHealthy, CommandFailed, KeyRefused, LastWayIn,
-                            LuksError, NoTpm, OptionInvalid, SuspensionInvalid, ToolMissing,
+                            LuksError, NoTpm, OptionInvalid, ToolMissing,
                             TpmBroken, TpmLockout, TpmRefuses, Unsupported, WrongSlot)
 from luksext.keyslots import Way
 
@@ -433,13 +433,6 @@ def test_suspending_again_leaves_one_suspension(bound):
     assert bindings.end_suspend(bound.container()) is True
     assert len(bound.tokens) == (2 if bound.version == 2 else 0)
     assert len(bound.luksmeta) == (3 if bound.version == 1 else 0)
-
-
-@pytest.mark.parametrize("until", [PAST, "", "tomorrow", "2031-12-31", SOON + "\n"],
-                         ids=["past", "empty", "word", "day", "two-lines"])
-def test_a_suspension_ends_in_the_future(bound, until):
-    with pytest.raises(SuspensionInvalid):
-        bindings.suspend(bound.container(), bound.way, until)
 
 
 def test_without_pcrs_there_is_nothing_to_suspend(disk):

@@ -9,6 +9,7 @@ import pytest
 
 from fake_xapi import XenAPI, Xapi  # before what imports XenAPI
 
+import headers
 import luksext_calls
 import luksext_pool
 import luksext_xapi
@@ -135,13 +136,13 @@ def test_what_destroys_an_sr_is_confirmed_and_the_new_one_knows_nothing_of_that(
     monkeypatch.setattr(luksext_calls.luksext_xapi, "this_host", lambda session: "host")
     monkeypatch.setattr(luksext_calls.audit, "record", lambda *words, **details: None)
     monkeypatch.setattr(luksext_calls, "_user", lambda session: "")
-    given = {"sr-uuid": "SR", "pin": "null", "cipher": "aes-xts-plain64"}
+    given = {"sr-uuid": headers.SR, "pin": "null", "cipher": "aes-xts-plain64"}
     for confirm in ({}, {"confirm": "false"}):
         with pytest.raises(ArgumentInvalid, match="needs the argument confirm"):
             luksext_calls.CALLS[call](None, dict(given, **confirm))
     assert begun == []
     luksext_calls.CALLS[call](None, dict(given, confirm="true"))
-    assert begun == [("SR", {"pin": "null", "cipher": "aes-xts-plain64"})]
+    assert begun == [(headers.SR, {"pin": "null", "cipher": "aes-xts-plain64"})]
 
 
 def test_the_argument_list_is_hidden_from_other_processes():
@@ -151,3 +152,10 @@ def test_the_argument_list_is_hidden_from_other_processes():
     shown = subprocess.check_output([sys.executable, "-c", script, "a-secret"],
                                     env={"PYTHONPATH": ":".join(sys.path)})
     assert shown.strip() == b""
+
+
+@pytest.mark.parametrize("call", sorted(luksext_calls.CONVERSIONS))
+@pytest.mark.parametrize("sr_uuid", ["", "Local storage", headers.SR + "x"])
+def test_an_sr_is_named_by_its_uuid(call, sr_uuid):
+    with pytest.raises(ArgumentInvalid, match="xe sr-list"):
+        luksext_calls.CALLS[call](None, {"sr-uuid": sr_uuid})

@@ -328,6 +328,14 @@ def test_a_shared_secret_may_open_later_where_one_of_its_pins_may(clevis_fails, 
     assert not refusal(share(tang)).may_pass
 
 
+def test_of_a_shared_secret_only_what_it_lacks_is_blamed(clevis_fails, tpm_works):
+    shared = refusal(jwe("sss", {"t": 2, "jwe": [jwe("tpm2", {}), jwe("tang", {"url": NOBODY})]}))
+    assert isinstance(shared, TangUnreachable)
+    inner = jwe("sss", {"t": 1, "jwe": [jwe("tang", {"url": NOBODY})]})
+    shared = refusal(jwe("sss", {"t": 2, "jwe": [jwe("tpm2", {}), inner]}))
+    assert isinstance(shared, TangUnreachable)
+
+
 def test_a_shared_secret_of_one_pin_has_the_reason_of_that_pin(clevis_fails, no_tpm):
     inner = jwe("sss", {"t": 1, "jwe": [jwe("tpm2", {})]})
     assert isinstance(refusal(jwe("sss", {"t": 1, "jwe": [inner]})), NoTpm)

@@ -107,12 +107,6 @@ def test_another_disk_under_the_name_of_the_device_is_told(host):
         found.refreshed()
 
 
-@pytest.mark.parametrize("slots, other", [((0,), False), ((0, 1), True), ((1,), True)])
-def test_a_keyslot_that_no_binding_opens_is_another_key(host, slots, other):
-    content = headers.luks2(headers.metadata(slots=slots, tokens={"0": headers.binding_token(0)}))
-    assert host.container(content).has_other_key is other
-
-
 @pytest.mark.parametrize("bound, expected", [((0,), False), ((0, 1), True), ((), False)])
 def test_a_binding_whose_keyslot_is_argon2_takes_memory(host, bound, expected):
     """A passphrase has one such, too, and is not tried at a plug."""

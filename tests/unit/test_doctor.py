@@ -2,9 +2,8 @@
 """doctor: each finding on a host that has that fault and no other; none on a host in order."""
 import pytest
 
-from luksext import defaultstorage, doctor, lvmfilter, repository, tpm
+from luksext import defaultstorage, doctor, lvmfilter, packages, repository, tpm
 from luksext.errors import ToolMissing
-from luksext.run import PACKAGES
 
 GC = "ExecStart={ path=/opt/xensource/libexec/luksext-gc ; ignore_errors=no }"
 PRE = "ExecStartPre={ path=/opt/xensource/libexec/luksext-sm-plugins ; ignore_errors=yes }"
@@ -25,7 +24,7 @@ class Host:
 
     def __init__(self, programs, root):
         self.programs, self.root = programs, root
-        for name in set(PACKAGES) - {"tpm2_pcrlist"}:
+        for name in set(packages.OF) - {"tpm2_pcrlist"}:
             programs.add(name)
         programs.add("cryptsetup", "echo 'cryptsetup 2.0.3'")
         programs.add("clevis-encrypt-tpm2")
@@ -100,7 +99,13 @@ def test_a_missing_program_is_named_with_its_package(host, program, package):
     (host.programs.folder / program).unlink()
     told = host.the_one("LUKS-D001")
     assert told["text"].startswith(program + ":")
-    assert told["next"] == "yum install {} --enablerepo=base,updates".format(package)
+    assert told["next"] == "yum install " + package
+
+
+def test_on_8_3_yum_is_told_the_repositories_of_centos(host, monkeypatch):
+    monkeypatch.setattr(packages, "_OF_CENTOS", __file__)
+    (host.programs.folder / "jose").unlink()
+    assert host.the_one("LUKS-D001")["next"] == "yum install jose --enablerepo=base,updates"
 
 
 def test_missing_programs_of_one_package_are_one_finding(host):
@@ -264,9 +269,9 @@ def test_a_disk_that_a_start_alone_would_overwrite(host, monkeypatch):
     assert told["next"] == "mv {} /root/".format(defaultstorage.FILE)
 
 
-def test_default_storage_that_cannot_be_read_is_for_the_guard(host):
+def test_default_storage_that_cannot_be_read(host):
     (host.root / "default-storage.conf").write_text("PARTITIONS='/dev/sdb1\n")
-    assert host.codes() == []
+    assert "No closing quotation" in host.the_one("LUKS-D029")["text"]
 
 
 def test_all_faults_are_told_at_once(host):

@@ -1017,6 +1017,14 @@ def test_the_scan_after_an_attach_is_left_out_where_nothing_is_left(lab, monkeyp
     assert lab.log == [SR]
 
 
+def test_the_scan_after_an_attach_is_left_out_of_an_sr_that_is_half_made(lab, monkeypatch):
+    half = interrupted(lab, lab.disk("sdb"))
+    monkeypatch.setattr(lab.driver.SR.SR, "after_master_attach",
+                        lambda self, uuid: lab.log.append("scan"))
+    half.after_master_attach(OTHER_SR)
+    assert "scan" not in lab.log
+
+
 # A creation that was interrupted
 
 

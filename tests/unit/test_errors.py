@@ -67,7 +67,7 @@ def test_codes_are_stable():
         "SealedKeyForeign": 6244, "BindingChanged": 6245, "VolumeForeign": 6246,
         "RecoveryKeyInvalid": 6250, "WrongRecoveryKey": 6251, "LastWayIn": 6252,
         "BindingHealthy": 6253, "WrongSlot": 6254, "NameRefused": 6255, "HeaderFull": 6256,
-        "EscrowKeyInvalid": 6257, "EscrowRefused": 6258, "SuspensionInvalid": 6259,
+        "EscrowKeyInvalid": 6257,
         "NotAdoptable": 6270, "SrNotAdoptable": 6271, "AdoptionUnfinished": 6272,
         "SrNotEmpty": 6273,
         "NotPlugged": 6275, "DiskShrank": 6276, "InPlaceImpossible": 6277, "NoRoom": 6278,

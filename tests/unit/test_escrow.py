@@ -5,7 +5,7 @@ import json
 import pytest
 
 from luksext import escrow
-from luksext.errors import EscrowKeyInvalid, EscrowRefused
+from luksext.errors import EscrowKeyInvalid
 
 KEY = b"F725-R90E-MNG2-2CFE-5G3A-3K1B-P7MW"
 EC = {"kty": "EC", "crv": "P-521", "x": "eA", "y": "eQ"}
@@ -59,20 +59,3 @@ def test_a_key_that_jose_refuses_is_told_without_the_recovery_key(programs):
     with pytest.raises(EscrowKeyInvalid, match="cannot encrypt") as refusal:
         escrow.seal(KEY, EC)
     assert KEY.decode() not in str(refusal.value)
-
-
-def test_a_private_key_opens_over_stdin(programs):
-    programs.add("jose", KEEP.format("-i"))
-    private = dict(EC, d="secret")
-    assert escrow.unseal("h.k.i.t.g", private) == b"a.b.c.d.e\n"
-    assert json.loads(programs.stdin("jose").decode()) == private
-    assert (programs.folder / ".jose.file").read_bytes() == b"h.k.i.t.g"
-    assert "secret" not in str(programs.calls("jose"))
-
-
-def test_another_private_key_does_not(programs):
-    programs.add("jose", "$helpers/cat $stdin >&2; exit 1")
-    with pytest.raises(EscrowRefused) as refusal:
-        escrow.unseal("h.k.i.t.g", dict(EC, d="secret"))
-    assert refusal.value.__cause__ is None
-    assert "secret" not in str(refusal.value)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import headers
-from luksext import health, notes, run
+from luksext import health, notes, run, times
 from luksext.container import LuksContainer
 from luksext.errors import TimeOver
 from luksext.header import read
@@ -62,7 +62,8 @@ def with_header(folder, content):
 
 def at(monkeypatch, now):
     """Sets the clock that proofs are dated by."""
-    monkeypatch.setattr(health.time, "gmtime", lambda call=time.gmtime: call(now))
+    monkeypatch.setattr(
+        times, "now", lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
 
 
 def test_each_binding_is_tried_on_its_own_keyslot_and_nothing_is_opened(container, programs):

@@ -64,7 +64,6 @@ def look(host, content):
     container.generation.notes(container.device, found)
     slots = keyslots.slots(container)
     assert all(isinstance(slot.number, int) for slot in slots)
-    assert container.has_other_key in (True, False)
     json.dumps(status.of(Repository(headers.SR, [container], [None])))
     with pytest.raises(LuksError):
         trust.check(host["disk"], container.record._replace(uuid="another"))

@@ -217,11 +217,13 @@ def ours(tmp_path):
     return str(tmp_path / "ours"), str(tmp_path / "empty")
 
 
-def test_a_driver_that_makes_an_sr_leaves_a_disk_of_ours_alone(small_sm, ours):
+@pytest.mark.parametrize("folder", ["/opt/xensource/sm", "/usr/libexec/sm/drivers"])
+def test_a_driver_that_makes_an_sr_leaves_a_disk_of_ours_alone(small_sm, ours, folder):
     paths, line = small_sm
+    create = folder + "/LVMSR", CREATE[1]
     script = line("lvutil") + MAKE.format(ours[0])
-    assert run(paths, script, CREATE) == ["refused"]
-    assert run(paths, line("lvutil") + MAKE.format("{1},{0}".format(*ours)), CREATE) == ["refused"]
+    assert run(paths, script, create) == ["refused"]
+    assert run(paths, line("lvutil") + MAKE.format("{1},{0}".format(*ours)), create) == ["refused"]
 
 
 def test_it_makes_one_on_any_other_disk_as_without_us(small_sm, ours):

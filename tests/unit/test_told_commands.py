@@ -52,8 +52,13 @@ def test_a_command_of_the_console_has_that_verb_and_its_options(paths):
     assert len(commands) > 20
     for verb, rest, where in commands:
         assert verb in known, (where, verb)
-        for option in re.findall(r" (--[a-z-]+)", rest):
+        options = re.findall(r" (--[a-z-]+)", rest)
+        for option in options:
             assert option in known[verb]._option_string_actions, (where, verb, option)
+        # Without options, it is the name of a verb.
+        for action in known[verb]._actions if options else ():
+            assert not action.required or set(action.option_strings) & set(options), (
+                where, verb, rest, action.dest)
 
 
 def test_a_call_of_the_plugin_has_that_function_and_its_arguments():

@@ -29,11 +29,11 @@ class TestLUKSEXTSRCreateDestroy:
         """ The disk is as it was. """
         host = host_with_luksext
         device = '/dev/' + unused_512B_disks[host][0].name
-        before = host.ssh(f'head -c 16M {device} | sha256sum')
+        before = host.ssh(f'set -o pipefail; head -c 16M {device} | sha256sum')
         with without_program(host, 'clevis'), \
                 pytest.raises(SSHCommandFailed, match='SR_BACKEND_FAILURE_6203'):
             host.sr_create('luksext', LABEL, {'device': device})
-        assert host.ssh(f'head -c 16M {device} | sha256sum') == before
+        assert host.ssh(f'set -o pipefail; head -c 16M {device} | sha256sum') == before
 
     def test_create_sr_on_disk_with_data(self, host_with_luksext: Host,
                                          unused_512B_disks: dict[Host, list[Host.BlockDeviceInfo]]
