@@ -6,6 +6,7 @@ where they are. The SR must be empty; what is left in it is named, with how to m
 has another UUID, since XAPI chooses that, and all else of the old.
 """
 import luksext_rows as rows
+import luksext_xapi
 from luksext import clevis, container, devices, options, state
 from luksext.errors import SrNotAdoptable, SrNotEmpty
 
@@ -88,10 +89,13 @@ def _check_can_bind(device_config):
 
 
 def _made(session, sr_uuid):
-    """The new SR, where an interrupted call made it already."""
+    """The new SR, where an interrupted call made it already. One that a power cut left half-made is
+    forgotten: the driver undoes what is on the disk of it when it makes it again."""
     for ref, row in session.xenapi.SR.get_all_records().items():
         if row["type"] == _NEW_TYPE and row["sm_config"].get(_REPLACES) == sr_uuid:
-            return ref
+            if luksext_xapi.records(row["sm_config"]):
+                return ref
+            session.xenapi.SR.forget(ref)
     return None
 
 

@@ -234,6 +234,8 @@ class Life:
         # While they are open, their mappings lead to the very disks; a search may find copies.
         sr = self._repository()
         mappings = self._open_mappings(sr_uuid)
+        for mapping in mappings:
+            reencrypt_process.stop(mapping)
         if not luksext_xapi.is_emptied(self._session, self._ref):
             with self._working_inside(sr.containers):
                 FileSR.FileSR.delete(self._driver, sr_uuid)
@@ -253,6 +255,9 @@ class Life:
         if noted not in self._session.xenapi.SR.get_sm_config(self._ref):
             erasure.erase(luks_uuid, disk, self._driver.uuid)
             luksext_xapi.note(self._session, self._ref, **{noted: "true"})
+            # Should another disk keep the rest from its end: a backup opens what counts as erased.
+            with _upkeep().only_logged("cannot destroy the header backups of " + luks_uuid):
+                state.forget(luks_uuid)
 
     @_explained
     def has_nothing_to_scan(self):

@@ -29,6 +29,8 @@ def after_unlock(session, sr_ref, sr):
             with only_logged("cannot go on encrypting " + container.device):
                 _settle(sr, container)
                 reencrypt.resume(container)
+            with only_logged("cannot follow the volume key of " + container.device):
+                changed |= _follow(container.refreshed())
             with only_logged("cannot end the suspension"):
                 changed |= _end_suspend(sr, container)
         with only_logged("cannot back up the header"):
@@ -69,6 +71,11 @@ def _alone(sr, change):
     service that calls it has other SRs to look at."""
     with contextlib.suppress(Busy), state.locked(sr.uuid, 0):
         change()
+
+
+def _follow(container):
+    """What opened and was mounted proves its volume key."""
+    return container.header.reencryption is None and backup.follow(container)
 
 
 def _settle(sr, container):

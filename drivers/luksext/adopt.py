@@ -62,9 +62,9 @@ def check(container: LuksContainer) -> None:
     """Raises NotAdoptable for a container that can never be one of ours, with the reason."""
     found = container.header
     reasons = (
-        (found.sector_size != header.SECTOR,
+        (found.sector_size != devices.SECTOR,
          "its encryption has sectors of {} bytes, VHD images need 512".format(found.sector_size)),
-        (devices.logical_block_size(container.device) != header.SECTOR,
+        (devices.logical_block_size(container.device) != devices.SECTOR,
          "the disk has blocks of {} bytes, VHD images need 512".format(
              devices.logical_block_size(container.device))),
         (found.cipher not in CIPHERS,

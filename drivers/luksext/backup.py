@@ -132,7 +132,8 @@ def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = Fals
     if current is not None and current.uuid != (luks_uuid or backup.luks_uuid):
         _check_overwritable(device, backup, wanted, current, force and named)
     _check_container(device, backup, wanted, current, luks_uuid,
-                     volume_key or ("" if force else _volume_key_of(current, backup.luks_uuid)))
+                     _last_volume_key(backup.luks_uuid, volume_key)
+                     or ("" if force else _volume_key_of(current, backup.luks_uuid)))
     known = _known_marks(backup.luks_uuid, current)
     revived = [int(slot) for slot, mark in sorted(backup.marks.items())
                if known and known.get(slot) != mark]
@@ -147,8 +148,19 @@ def restore(device: str, content: bytes, luks_uuid: str = "", force: bool = Fals
         if rawdisk.differs(device, area) or header.read(device) != wanted:
             raise HeaderDamaged(device, "what was written to it does not read back")
         rollback.forgive(wanted.uuid, wanted.marks.values())
+        _take_over(wanted)
         _create(LuksContainer(device, wanted), "restored")
     return Restored(backup.luks_uuid, backup.serial, revived)
+
+
+def follow(container: LuksContainer) -> bool:
+    """Takes over the volume key of a container that was plugged, and whether it is another than
+    this host noted: it was encrypted anew on another host then, and what is kept here of the time
+    before would destroy the data. It must not be in re-encryption now."""
+    taken = _take_over(container.header)
+    if taken:
+        revoked(container)
+    return taken
 
 
 def is_outdated(luks_uuid: str) -> bool:
@@ -256,13 +268,29 @@ def _check_container(device: str, backup: Backup, wanted: Header, current: Any,
     if current is not None:
         _refuse_reencryption(device, current)
     trust.check_current(device, wanted)
-    # This host's own note comes first: it is newer than the record, right after a re-encryption.
-    noted = Store(backup.luks_uuid).load(_NOTE).get("volume_key") or volume_key
-    if noted and wanted.volume_key != noted:
+    if volume_key and wanted.volume_key != volume_key:
         raise BackupOfAnother(device, "a volume key that was replaced since", "the present one")
     if devices.size_of(device) < backup.device_size:
         raise BackupOfAnother(device, "a disk of {} bytes".format(backup.device_size),
                               "one of {}".format(devices.size_of(device)))
+
+
+def _last_volume_key(luks_uuid: str, recorded: str) -> str:
+    """The volume key that the container had last, as far as is known: the recorded one, unless this
+    host knows of a re-encryption since; else the one that this host noted."""
+    noted = str(Store(luks_uuid).load(_NOTE).get("volume_key") or "")
+    if noted and (not recorded or begun.has_ended(luks_uuid, recorded, noted)):
+        return noted
+    return recorded
+
+
+def _take_over(proven: Header) -> bool:
+    """Lets the volume key of a header that is `proven` follow the one that this host noted."""
+    noted = Store(proven.uuid).load(_NOTE).get("volume_key")
+    if noted in (None, proven.volume_key):
+        return False
+    begun.end(proven.uuid, proven.volume_key)
+    return True
 
 
 def _volume_key_of(current: Any, luks_uuid: str) -> str:

@@ -139,7 +139,8 @@ def _value(parameter: Parameter, arguments: argparse.Namespace) -> Optional[str]
         return getattr(arguments, name)
     wanted = getattr(arguments, name + "_stdin")
     if wanted and not sys.stdin.isatty():
-        return sys.stdin.read().rstrip("\n")
+        # As Python 3.6 reads it without a locale: a passphrase may be no UTF-8 (keys.as_typed).
+        return sys.stdin.buffer.read().decode("utf-8", "surrogateescape").rstrip("\n")
     return _typed(parameter) if wanted or parameter.required else None
 
 

@@ -204,7 +204,7 @@ class LuksContainer:
         if mapping is None:
             raise MappingMismatch("luks-" + self.uuid, "no mapping", "one on " + self.device)
         tables.check(mapping, self.device, self.header)
-        if devices.logical_block_size(mapping.path) != header.SECTOR:
+        if devices.logical_block_size(mapping.path) != devices.SECTOR:
             raise MappingMismatch(mapping.name, "a sector size other than 512 bytes", "512")
 
 
@@ -349,7 +349,7 @@ def find_identified(sr_uuid: str, hints: List[str]) -> List[LuksContainer]:
     hint.
     """
     found: Dict[int, LuksContainer] = {}
-    for container, identity in _identified(hints):
+    for container, identity in identified(hints):
         if identity.sr_uuid != sr_uuid:
             continue
         if identity.disk in found:
@@ -397,10 +397,10 @@ def find_header(device: str) -> Optional[Header]:
 
 def all_of(sr_uuid: str) -> List[LuksContainer]:
     """The containers of `sr_uuid` that are in this host now, maybe not all."""
-    return [container for container, identity in _identified([]) if identity.sr_uuid == sr_uuid]
+    return [container for container, identity in identified([]) if identity.sr_uuid == sr_uuid]
 
 
-def _identified(hints: List[str]) -> Iterator[Tuple[LuksContainer, Identity]]:
+def identified(hints: List[str]) -> Iterator[Tuple[LuksContainer, Identity]]:
     """The containers that are ours: those on `hints`, then those on all other disks.
 
     A foreign disk that cannot be asked must not keep others from being found, a hint must.
@@ -464,8 +464,8 @@ def erase_start(device: str) -> None:
 
 def _clear_end(device: str) -> None:
     # There, others would find a RAID or a partition table, and might take the disk for theirs.
-    sectors = devices.size_of(device) // header.SECTOR
-    run(["dd", "if=/dev/zero", "of=" + device, "bs={}".format(header.SECTOR),
+    sectors = devices.size_of(device) // devices.SECTOR
+    run(["dd", "if=/dev/zero", "of=" + device, "bs={}".format(devices.SECTOR),
          "count={}".format(_ERASED_END), "seek={}".format(sectors - _ERASED_END),
          "conv=fsync,notrunc"], deadline=120)
 

@@ -9,7 +9,9 @@ import os
 from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from luksext.errors import DeviceMissing, DeviceUnsuitable
-from luksext.header import SECTOR
+
+# Bytes. VHD writes in such units, and LUKS1 knows no others.
+SECTOR = 512
 
 # EXTSR needs an LVM physical volume with 10 MiB of metadata and an ext4 in it, above 16 MiB of
 # LUKS header: anything smaller could not hold one VDI.

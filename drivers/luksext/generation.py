@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import clevis, cryptsetup, times, untrusted
+from luksext import clevis, cryptsetup, rawdisk, times, untrusted
 from luksext.errors import HeaderFull
 from luksext.header import Header, read, remains
 from luksext.untrusted import number
@@ -330,13 +330,13 @@ GENERATIONS: Dict[int, Generation] = {1: Luks1(), 2: Luks2()}
 def traces(device: str) -> Iterator[Identity]:
     """Whose disk `device` is or was, as all say that is left of headers of ours, damaged or not.
 
-    No program is run, for one that fails would tell that the disk is nobody's. Raises OSError.
+    No program is run, for one that fails would tell that the disk is nobody's. Raises DiskFails.
     """
     for found in remains(device):
         identity = parse_identity(found.label) if found.subsystem == SUBSYSTEM else None
         if identity is not None:
             yield identity
-    with open(device, "rb") as disk:
+    with rawdisk.opened(device) as disk:
         start = disk.read(_LARGEST_HEADER)
     for place in range(0, len(start), _BLOCK):
         saved = _SAVED.match(start, place)

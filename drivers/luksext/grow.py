@@ -7,7 +7,7 @@ for who uses the SR (dm-crypt takes the whole disk at each open anyway).
 """
 from typing import List, NamedTuple
 
-from luksext import cryptsetup, devices, ext4, header, lvm
+from luksext import cryptsetup, devices, ext4, lvm
 from luksext.container import LuksContainer
 from luksext.errors import DiskShrank, NotPlugged
 from luksext.keyslots import Way
@@ -68,7 +68,7 @@ def _check(container: LuksContainer, group: str, volume: str, now: Sizes) -> Non
 
 def _available(container: LuksContainer) -> int:
     whole = devices.size_of(container.device) - container.header.payload_offset
-    return whole - whole % header.SECTOR
+    return whole - whole % devices.SECTOR
 
 
 def _grow_container(container: LuksContainer, way: Way) -> None:

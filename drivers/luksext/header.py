@@ -12,11 +12,10 @@ import os
 import struct
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from luksext import costs, untrusted
+from luksext import costs, rawdisk, untrusted
+from luksext.devices import SECTOR
 from luksext.errors import DiskFails, HeaderDamaged, HeaderMissing
 from luksext.untrusted import number
-
-SECTOR = 512
 
 _MAGIC = b"LUKS\xba\xbe"
 _MAGIC_SECONDARY = b"SKUL\xba\xbe"
@@ -116,11 +115,8 @@ def parse(name: str, content: bytes) -> Header:
 
 
 def _copies_of(device: str) -> Iterator[Header]:
-    try:
-        with open(device, "rb") as disk:
-            yield from _parsed(device, disk)
-    except OSError as error:
-        raise DiskFails(device, "it cannot be read ({})".format(error.strerror)) from error
+    with rawdisk.opened(device) as disk:
+        yield from _parsed(device, disk)
 
 
 def _parsed(device: str, disk: Any) -> Iterator[Header]:
@@ -329,9 +325,9 @@ class Remains(NamedTuple):
 
 
 def remains(device: str) -> List[Remains]:
-    """Every header that is or was on `device`, intact or not. Raises OSError."""
+    """Every header that is or was on `device`, intact or not. Raises DiskFails."""
     found = []
-    with open(device, "rb") as disk:
+    with rawdisk.opened(device) as disk:
         for offset, magic in _PLACES:
             disk.seek(offset)
             binary = disk.read(_BINARY_SIZE)

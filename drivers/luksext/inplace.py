@@ -32,7 +32,7 @@ _NOTE = notes.IN_PLACE
 # What was noted as given before only what is no default was.
 _DEFAULT = "discard=false"
 
-_START_BYTES = PAYLOAD_SECTORS * header.SECTOR
+_START_BYTES = PAYLOAD_SECTORS * devices.SECTOR
 _SLOT = 0
 
 
@@ -93,7 +93,7 @@ def check(sr_uuid: str, paths: List[str], pin: Pin) -> None:
             *map(cryptsetup.dotted, (cryptsetup.REENCRYPTION_SINCE, cryptsetup.version()))))
     require("clevis", "losetup", "dmsetup", "e2fsck", "resize2fs", "dumpe2fs", "lvreduce")
     for path in paths:
-        if devices.logical_block_size(path) != header.SECTOR:
+        if devices.logical_block_size(path) != devices.SECTOR:
             raise InPlaceImpossible(
                 sr_uuid, "{} has blocks of {} bytes, VHD images need 512".format(
                     path, devices.logical_block_size(path)))

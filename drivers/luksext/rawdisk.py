@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Reads and writes the start of a disk as it is."""
+import contextlib
 import errno
 import os
+from typing import BinaryIO, Iterator
 
 from luksext import devices
 from luksext.errors import DeviceInUse, DiskFails, HeaderDamaged
@@ -9,13 +11,20 @@ from luksext.errors import DeviceInUse, DiskFails, HeaderDamaged
 _CHUNK = 1024 * 1024
 
 
-def read(device: str, size: int) -> bytes:
-    """The first `size` bytes of `device`. Raises HeaderDamaged, DiskFails."""
+@contextlib.contextmanager
+def opened(device: str) -> Iterator[BinaryIO]:
+    """`device` for reading; what fails within raises DiskFails."""
     try:
         with open(device, "rb") as disk:
-            area = disk.read(size)
+            yield disk
     except OSError as error:
         raise DiskFails(device, "it cannot be read ({})".format(error.strerror)) from error
+
+
+def read(device: str, size: int) -> bytes:
+    """The first `size` bytes of `device`. Raises HeaderDamaged, DiskFails."""
+    with opened(device) as disk:
+        area = disk.read(size)
     if len(area) < size:
         raise HeaderDamaged(device, "the disk ends before its data start")
     return area
@@ -47,8 +56,9 @@ def overwrite(device: str, area: bytes) -> None:
 
 
 def differs(device: str, area: bytes) -> bool:
-    """Whether the disk itself, and not only the kernel's cache of it, differs from `area`."""
-    with open(device, "rb") as disk:
+    """Whether the disk itself, and not only the kernel's cache of it, differs from `area`. Raises
+    DiskFails."""
+    with opened(device) as disk:
         os.posix_fadvise(disk.fileno(), 0, len(area), os.POSIX_FADV_DONTNEED)
         return disk.read(len(area)) != area
 

@@ -101,7 +101,7 @@ def resume(container: LuksContainer, key: Optional[bytes] = None) -> Progress:
     ToolMissing, UnlockRefused's children.
     """
     with _alone(container):
-        _settle(container)
+        _settle(container, key)
         container = container.refreshed()
         if container.header.reencryption is None:
             return progress(container)
@@ -148,7 +148,7 @@ def settle(container: LuksContainer) -> bool:
     return False
 
 
-def _settle(container: LuksContainer) -> bool:
+def _settle(container: LuksContainer, key: Optional[bytes] = None) -> bool:
     note = begun.load(container.uuid)
     if note is None:
         return False
@@ -163,7 +163,7 @@ def _settle(container: LuksContainer) -> bool:
         if slot not in note.unbound:
             cryptsetup.kill_slot(container.device, slot)
     if note.jwe:
-        _take_places(container, note.jwe)
+        _take_places(container, note.jwe, key or clevis.unseal(note.jwe))
     if header.volume_key != note.before:
         begun.end(container.uuid, header.volume_key)
         backup.revoked(container.refreshed())
@@ -171,10 +171,9 @@ def _settle(container: LuksContainer) -> bool:
     return True
 
 
-def _take_places(container: LuksContainer, jwe: str) -> None:
-    """After an encryption in place: its only key is a recovery key, so it gets its note; and a
-    binding with a key of its own, to the same pin."""
-    key = clevis.unseal(jwe)
+def _take_places(container: LuksContainer, jwe: str, key: bytes) -> None:
+    """After an encryption in place: its only `key` is a recovery key, so it gets its note; and a
+    binding with a key of its own, to the same pin, whose TPM or server may have changed since."""
     slot = keyslots.test(container, key)
     if slot.role != "recovery":
         container.generation.write_note(container.device, container.header,

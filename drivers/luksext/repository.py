@@ -74,9 +74,7 @@ def remaining(sr_uuid: str) -> Repository:
 def all_of_host() -> Iterator[Repository]:
     """Every SR that has a disk in this host, by what the disks say; disks may be missing."""
     by_sr: Dict[str, Dict[int, LuksContainer]] = {}
-    for container in containers.all_containers():
-        identity = container.identity
-        if identity is not None:
+    for container, identity in containers.identified([]):
             by_sr.setdefault(identity.sr_uuid, {})[identity.disk] = container
     for sr_uuid, disks in sorted(by_sr.items()):
         yield _unrecorded(sr_uuid, [disks[number] for number in sorted(disks)])

@@ -7,7 +7,7 @@ each copy of the header that cryptsetup might use is compared with what was reco
 """
 from typing import NamedTuple, Optional
 
-from luksext import begun, header, rollback
+from luksext import begun, devices, header, rollback
 from luksext.errors import (ContainerReplaced, HeaderMismatch, HeaderOutdated, KeyCost,
                             ReencryptionForeign, RevokedKeyBack)
 from luksext.header import Header
@@ -81,7 +81,7 @@ def _check_copy(device: str, found: Header, expected: Optional[Record], discard:
     _compare_ciphers(device, "cipher", found.cipher)
     for cipher in found.keyslot_ciphers:
         _compare_ciphers(device, "keyslot cipher", cipher)
-    _compare(device, "sector size", str(found.sector_size), str(header.SECTOR))
+    _compare(device, "sector size", str(found.sector_size), str(devices.SECTOR))
     if found.unusual:
         raise HeaderMismatch(device, found.unusual, "a layout that cryptsetup makes")
     odd = set(found.flags) - {*_HARMLESS, *([DISCARDS] if discard else [])}

@@ -3,6 +3,7 @@
 
 Arguments are texts, as XAPI's plugins get them. A verb returns a dictionary that is JSON.
 """
+import os
 import re
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -103,10 +104,21 @@ def number(verb: str, arguments: Arguments, name: str, lowest: int, highest: int
 def path(verb: str, arguments: Arguments, name: str) -> Optional[str]:
     """A path; None where it is not given. Raises ArgumentInvalid."""
     value = arguments.get(name)
-    if value is not None and (not value or "\0" in value or len(value) > _LONGEST_PATH):
-        raise ArgumentInvalid(verb, _not(name, value),
-                              "a path of at most {} characters".format(_LONGEST_PATH))
+    if value is not None and (not value or "\0" in value or len(value) > _LONGEST_PATH
+                              or not _is_name(value)):
+        raise ArgumentInvalid(
+            verb, _not(name, value), "a path of at most {} characters, which XAPI can give to a "
+            "program: ASCII on XCP-ng 8.3".format(_LONGEST_PATH))
     return value
+
+
+def _is_name(path: str) -> bool:
+    """Whether the kernel can be asked for it: without a locale, Python 3.6 encodes ASCII only."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _not(name: str, value: str) -> str:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The verbs for header backups: they hold the keyslots, so who has one and a key has the data."""
 import base64
+import contextlib
 import os
 from typing import Any, Dict, List, Optional
 
 from luksext import backup, state
 from luksext.backup import Backup
 from luksext.container import LuksContainer, find_header
-from luksext.errors import ArgumentInvalid, BackupMissing, DeviceIsOurs
+from luksext.errors import ArgumentInvalid, BackupMissing, DeviceIsOurs, DiskFails
 from luksext.generation import traces
 from luksext.repository import Repository
 from luksext.verb import FORCE, Arguments, Parameter, Verb, number, path, truth
@@ -94,11 +95,13 @@ def _check_owner(sr: Repository, device: str) -> None:
 
 
 def _left_of_owners(device: str) -> List[str]:
-    """The SRs that damaged headers on `device` name. A device that is not there is told later."""
-    try:
-        return [identity.sr_uuid for identity in traces(device)]
-    except FileNotFoundError:
-        return []
+    """The SRs that damaged headers on `device` name, as far as it can be read: a sector that cannot
+    may be cured by what is written over it. A device that is not there is told later."""
+    found: List[str] = []
+    with contextlib.suppress(DiskFails):
+        for identity in traces(device):
+            found.append(identity.sr_uuid)
+    return found
 
 
 def _lost(sr: Repository, device: str) -> str:

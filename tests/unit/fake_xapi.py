@@ -5,6 +5,7 @@ A change can be made to fail, as a kill of whoever asks for it: `die_before` say
 """
 import functools
 import itertools
+import json
 import sys
 import types
 
@@ -22,6 +23,8 @@ except ImportError:
 
     XenAPI.Failure = Failure
     sys.modules["XenAPI"] = XenAPI
+
+import headers
 
 NULL = "OpaqueRef:NULL"
 
@@ -129,8 +132,9 @@ class Class:
 
     def _SR_create(self, host, device_config, size, label, description, sr_type, content_type,
                    shared, sm_config):
+        containers = json.dumps([[headers.UUID, "aes-xts-plain64", 512, ""]])
         sr = self._SR_introduce("new", label, description, sr_type, content_type, shared,
-                                dict(sm_config))
+                                dict(sm_config, luks_containers=containers))
         self._xapi.add("PBD", host=host, SR=sr, currently_attached=True, other_config={},
                        device_config=device_config)
         return sr

@@ -586,6 +586,55 @@ def test_half_a_header_is_nothing_else(host):
     assert header.read(container.device) == container.header
 
 
+NEW = header.parse("", luks2(volume_key="new")).volume_key
+
+
+def reencrypted_elsewhere(host):
+    """A container that came back to this host with another volume key, and the header that this
+    host backed up before."""
+    container = host.container(luks2())
+    content = backup.export(backup.create(container, ""))
+    change(container, luks2(volume_key="new"))
+    return container.refreshed(), content
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_plug_takes_over_the_volume_key_that_another_host_made(host, force):
+    container, old = reencrypted_elsewhere(host)
+    assert backup.follow(container)
+    assert not backup.follow(container)
+    (kept,) = backup.list_of(headers.UUID)
+    assert kept.volume_key == NEW
+    content = backup.export(kept)
+    lose(container)
+    with pytest.raises(BackupOfAnother, match="volume key that was replaced"):
+        backup.restore(container.device, old, force=force)
+    backup.restore(container.device, content)
+
+
+def test_before_that_plug_the_record_tells_which_volume_key_is_the_last(
+        host, monkeypatch, tmp_path):
+    container, old = reencrypted_elsewhere(host)
+    with monkeypatch.context() as elsewhere:
+        on_a_new_host(elsewhere, tmp_path)
+        new = backup.export(backup.create(container, ""))
+    lose(container)
+    with pytest.raises(BackupOfAnother, match="volume key that was replaced"):
+        backup.restore(container.device, old, headers.UUID, volume_key=NEW)
+    backup.restore(container.device, new, headers.UUID, volume_key=NEW)
+
+
+def test_what_this_host_encrypted_anew_is_later_than_the_record(host):
+    container, old = reencrypted_elsewhere(host)
+    begun.end(headers.UUID, NEW)
+    new = backup.export(backup.create(container, ""))
+    recorded = header.parse("", luks2()).volume_key
+    lose(container)
+    with pytest.raises(BackupOfAnother, match="volume key that was replaced"):
+        backup.restore(container.device, old, headers.UUID, volume_key=recorded)
+    backup.restore(container.device, new, headers.UUID, volume_key=recorded)
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_volume_key_that_was_replaced_does_not_come_back(host, force):
     container = host.container(luks2())

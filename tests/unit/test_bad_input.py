@@ -268,7 +268,8 @@ def terminal(typed=""):
         err = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
-        patch.setattr(sys, "stdin", io.StringIO(typed))
+        patch.setattr(sys, "stdin", io.TextIOWrapper(
+            io.BytesIO(typed.encode("utf-8", "surrogatepass"))))
         patch.setattr("getpass.getpass", lambda prompt: typed)
         yield lambda: [stream.flush() or stream.buffer.getvalue().decode("ascii")
                        for stream in (out, err)]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from luksext import bench, console, doctor, installation, repository, run, status, verbs
+from luksext import bench, console, doctor, installation, keys, repository, run, status, verbs
 from luksext.errors import CommandFailed, LuksError
 from luksext.findings import found
 from luksext.repository import Repository
@@ -57,9 +57,16 @@ def test_an_sr_whose_headers_are_lost_is_named_for_their_restoration(calls):
 
 
 def test_a_key_is_read_from_stdin_and_is_no_argument(calls, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("the-key\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the-key\n")))
     console.main(["unlock", "--key-stdin"])
     assert calls == [("unlock", SR, {"key": "the-key"})]
+
+
+def test_a_passphrase_on_stdin_may_be_in_any_encoding(calls, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"gr\xfcn\n"), encoding="utf-8"))
+    console.main(["unlock", "--key-stdin"])
+    ((_, _, given),) = calls
+    assert keys.as_typed(given["key"]) == b"gr\xfcn"
 
 
 @pytest.mark.parametrize("words", [["--key=the-key"], ["--key", "the-key"], ["the-key"],

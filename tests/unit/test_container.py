@@ -689,6 +689,11 @@ def test_a_disk_that_cannot_be_read_does_not_hide_another(host, unreadable):
     assert container.find_recorded(RECORD, unreadable).device == device
 
 
+def test_what_cannot_be_read_is_not_formatted(unreadable):
+    with pytest.raises(DiskFails):
+        container.check_formattable(unreadable, force=True)
+
+
 @pytest.fixture
 def silent(host, monkeypatch):
     """The path of a disk that hangs."""

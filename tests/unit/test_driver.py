@@ -951,6 +951,7 @@ def test_a_blank_disk_in_the_place_of_one_that_was_pulled_is_not_taken_for_erase
     assert "{} was not erased by this host".format(kept[1]) in text
     assert "xe sr-forget uuid=" + SR in text
     assert header.find(disks[0]) is None
+    assert kept[0] not in state.known()
     assert kept[1] in state.known()
     assert [key for key in made.session.sm_config if key.startswith("luks_erased_")] == [
         "luks_erased_" + kept[0]]

@@ -75,6 +75,17 @@ def test_the_kills_above_reach_the_last_change(host):
     assert 5 <= host.xapi.changes < 8
 
 
+def test_what_a_power_cut_left_half_made_is_made_again(host):
+    """XAPI makes its record of an SR before it calls the driver, which adds what it made."""
+    host.xapi.die_before = 3
+    with pytest.raises(Killed):
+        host.encrypt(pin="any")
+    host.xapi.add("SR", uuid="half", type="luksext", sm_config={"luks_replaces": headers.SR},
+                  name_label="Local storage")
+    host.encrypt(pin="any")
+    host.check()
+
+
 def refused(host, error, match, **config):
     with pytest.raises(error, match=match):
         host.encrypt(**config)

@@ -404,6 +404,14 @@ def test_while_the_tpm_refuses_the_end_waits(encrypted):
     assert encrypted.keys == {0: encrypted.key}
 
 
+@pytest.mark.parametrize("disk", [2], indirect=True, ids=["luks2"])
+def test_the_recovery_key_makes_the_end_where_the_tpm_refuses(encrypted):
+    encrypted.break_bindings()
+    reencrypt.resume(encrypted.container(), encrypted.key)
+    assert roles(encrypted) == [("recovery", False), ("binding", False)]
+    assert begun.load(headers.UUID) is None
+
+
 def refused_by_cryptsetup(path, wanted, slot, key):
     raise CommandFailed("cryptsetup reencrypt", 5, "the device is in use")
 

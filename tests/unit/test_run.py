@@ -160,7 +160,7 @@ def test_a_missing_program_is_named_with_its_package(programs):
 
 
 def test_a_program_without_known_package_is_its_own_package(programs):
-    with pytest.raises(ToolMissing, match="yum install tool$"):
+    with pytest.raises(ToolMissing, match=r"yum install tool$"):
         run.require("tool")
 
 

@@ -70,6 +70,12 @@ def silent():
     raise TpmBroken("it is silent")
 
 
+def test_a_plug_follows_a_volume_key_of_another_host(lab):
+    state.Store(headers.UUID).save("headers", {"volume_key": "old"})
+    lab.plug()
+    assert "revoked" in lab.backups
+
+
 # Alerts
 
 
