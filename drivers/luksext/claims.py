@@ -21,6 +21,12 @@ _PROC = "/proc"
 # nowhere (lvutil.py of SM, createVG, leaves the same alone).
 _SYSTEM_PARTITIONS = ("1", "2")
 
+# The types of partitions of a GPT that a host starts from: its EFI system partition, and GRUB's where
+# the firmware is a BIOS, which has no filesystem and looks empty (UEFI 2.10, 5.3.3; GRUB's manual,
+# "BIOS installation"). Their numbers differ from one installation to the other.
+_BOOT_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649")
+_UDEV = "/run/udev/data"
+
 # include/uapi/linux/fs.h
 _BLKRRPART = 0x125f
 
@@ -69,8 +75,20 @@ def check_not_system(device: str, system: str) -> None:
     """Raises DeviceInUse where `device` is the disk `system`, on which dom0 is installed, or one of
     its partitions that belong to dom0. Others on it are as good as any."""
     disk, number = devices.partition_of(device)
-    if disk == devices.kernel_name(system) and number in ("", *_SYSTEM_PARTITIONS):
+    if disk == devices.kernel_name(system) and (
+            number in ("", *_SYSTEM_PARTITIONS) or _is_for_boot(device)):
         raise DeviceInUse(device, ["dom0, which is installed on " + system])
+
+
+def _is_for_boot(partition: str) -> bool:
+    """As udev read it from the partition table; without a note of udev's, no."""
+    try:
+        with open(os.path.join(_UDEV, "b" + devices.number_of(partition)),
+                  encoding="utf-8", errors="replace") as note:
+            lines = note.read().splitlines()
+    except OSError:
+        return False
+    return any("E:ID_PART_ENTRY_TYPE=" + kind in lines for kind in _BOOT_TYPES)
 
 
 def check_distinct(paths: List[str]) -> None:

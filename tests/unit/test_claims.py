@@ -204,3 +204,15 @@ def test_the_disk_of_dom0_and_its_partitions_are_in_use_by_it(sysfs):
             claims.check_not_system(device, disk)
     claims.check_not_system(parts[2], disk)
     claims.check_not_system(sysfs.disk("sdb"), disk)
+
+
+@pytest.mark.parametrize("kind", claims._BOOT_TYPES)
+def test_so_is_a_partition_that_dom0_starts_from(sysfs, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(claims, "_UDEV", str(tmp_path))
+    disk, part = sysfs.disk("sda"), sysfs.partition("sda", "sda4")
+    (sysfs.block / "sda" / "sda4" / "partition").write_text("4\n")
+    claims.check_not_system(part, disk)
+    note = tmp_path / ("b" + devices.number_of(part))
+    note.write_text("I:1\nE:ID_PART_ENTRY_NUMBER=4\nE:ID_PART_ENTRY_TYPE={}\n".format(kind))
+    with pytest.raises(DeviceInUse, match="in use by dom0"):
+        claims.check_not_system(part, disk)
