@@ -21,9 +21,9 @@ _PROC = "/proc"
 # nowhere (lvutil.py of SM, createVG, leaves the same alone).
 _SYSTEM_PARTITIONS = ("1", "2")
 
-# The types of partitions of a GPT that a host starts from: its EFI system partition, and GRUB's where
-# the firmware is a BIOS, which has no filesystem and looks empty (UEFI 2.10, 5.3.3; GRUB's manual,
-# "BIOS installation"). Their numbers differ from one installation to the other.
+# The types of partitions of a GPT that a host starts from: its EFI system partition, and on a BIOS
+# that of GRUB, which has no filesystem and looks empty (UEFI 2.10, 5.3.3; GRUB manual, "BIOS
+# installation"). Their numbers differ from one installation to the other.
 _BOOT_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649")
 _UDEV = "/run/udev/data"
 
