@@ -95,7 +95,7 @@ def sr(disk: Disk, create: Callable[[Disk], Sr]) -> Iterator[Sr]:
 
 
 class Vdi:
-    """A VDI to which CONFIRMED was written and flushed, and to which nothing is written any more."""
+    """A VDI to which CONFIRMED was written and flushed, and nothing is written any more."""
 
     def __init__(self, sr: Sr) -> None:
         self._sr = sr
