@@ -11,7 +11,7 @@ import os
 import xml.etree.ElementTree as ElementTree
 
 import luksext_xapi
-from luksext import (alive, claims, creation, devices, erasure, header, keys, lvm, options,
+from luksext import (alive, begun, claims, creation, devices, erasure, header, keys, lvm, options,
                      reencrypt_process, repository, run, state)
 from luksext import container as containers
 from luksext.container import LuksContainer
@@ -77,6 +77,14 @@ def _explained(method):
             raise xs_errors.SROSError(error.code, text) from error
 
     return wrapper
+
+
+def _stop_reencryption(mappings):
+    """Stops what works on open containers on its own, and would keep them open; by LUKS UUID."""
+    for uuid, mapping in mappings.items():
+        # To look for a process takes longer than all else of an unplug.
+        if begun.load(uuid) is not None:
+            reencrypt_process.stop(mapping)
 
 
 class _Undo:
@@ -186,9 +194,7 @@ class Life:
         """Detaches the ext SR, then closes the containers. Idempotent from every state."""
         with run.within(STOP_SECONDS):
             mappings = self._open_mappings(sr_uuid)
-            # What works on an open container on its own would keep it open.
-            for mapping in mappings:
-                reencrypt_process.stop(mapping)
+            _stop_reencryption(mappings)
         failure = None
         try:
             self._driver.ext.detach(sr_uuid)
@@ -199,7 +205,7 @@ class Life:
             # read that from: its disk was pulled.
             if failure is not None and (self._driver._checkmount() or not self._drop_volume()):
                 raise failure
-            for mapping in mappings:
+            for mapping in mappings.values():
                 containers.close_mapping(mapping)
 
     @_explained
@@ -226,16 +232,16 @@ class Life:
 
     def _delete_half_created(self, creations):
         """What holds no data, and may not open."""
-        for begun in creations:
-            creation.undo(begun.device, begun.luks_uuid)
+        for made in creations:
+            creation.undo(made.device, made.luks_uuid)
         self._forget_recovery_secret()
 
     def _delete(self, sr_uuid):
         # While they are open, their mappings lead to the very disks; a search may find copies.
         sr = self._repository()
-        mappings = self._open_mappings(sr_uuid)
-        for mapping in mappings:
-            reencrypt_process.stop(mapping)
+        opened = self._open_mappings(sr_uuid)
+        _stop_reencryption(opened)
+        mappings = list(opened.values())
         if not luksext_xapi.is_emptied(self._session, self._ref):
             with self._working_inside(sr.containers):
                 FileSR.FileSR.delete(self._driver, sr_uuid)
@@ -312,12 +318,12 @@ class Life:
         """Undoes creations on the devices that were interrupted, of SRs that XAPI forgot."""
         known = {record["uuid"] for record in self._session.xenapi.SR.get_all_records().values()}
         for device in paths:
-            for begun in creation.noted_on(device):
-                if begun.sr_uuid not in known:
+            for made in creation.noted_on(device):
+                if made.sr_uuid not in known:
                     util.SMlog("luksext: undoing the creation of the SR {} on {}, which was "
-                               "interrupted".format(begun.sr_uuid, device))
-                    with _audited("sr-destroy", begun.sr_uuid, {"device": device}):
-                        creation.undo(device, begun.luks_uuid)
+                               "interrupted".format(made.sr_uuid, device))
+                    with _audited("sr-destroy", made.sr_uuid, {"device": device}):
+                        creation.undo(device, made.luks_uuid)
 
     def _check_devices(self, sr_uuid, wanted, alone):
         """Refuses every device that must not be formatted; nothing was touched yet.
@@ -400,13 +406,13 @@ class Life:
                                    options.parse_devices(config), options.parse_flags(config))
 
     def _open_mappings(self, sr_uuid):
-        """The open mappings of the SR, found without its disks where they are recorded."""
-        records = self._records()
-        if records:
-            mappings = [devices.crypt_mapping_of(record.uuid) for record in records]
-        else:
-            mappings = [container.mapping for container in containers.all_of(sr_uuid)]
-        return [mapping for mapping in mappings if mapping is not None]
+        """The open mappings of the SR by LUKS UUID, found without its disks where they are
+        recorded."""
+        mappings = {record.uuid: devices.crypt_mapping_of(record.uuid)
+                    for record in self._records()} or {
+                        container.uuid: container.mapping
+                        for container in containers.all_of(sr_uuid)}
+        return {uuid: mapping for uuid, mapping in mappings.items() if mapping is not None}
 
     @contextlib.contextmanager
     def _working_inside(self, found):

@@ -22,17 +22,19 @@ def after_unlock(session, sr_ref, sr):
         started.note()
     changed = luksext_xapi.RECOVERY not in session.xenapi.SR.get_sm_config(sr_ref)
     for container in sr.readable:
+        suspended = True
         with only_logged("cannot note that suspensions are over"):
-            bindings.plugged(container)
+            suspended = bindings.plugged(container)
         # As for every change of a key: an administrator may be at another.
         with only_logged("cannot change the keys of " + container.device), state.locked(sr.uuid):
             with only_logged("cannot go on encrypting " + container.device):
                 _settle(sr, container)
-                reencrypt.resume(container)
+                if container.header.reencryption is not None:
+                    reencrypt.resume(container)
             with only_logged("cannot follow the volume key of " + container.device):
-                changed |= _follow(container.refreshed())
+                changed |= _follow(container)
             with only_logged("cannot end the suspension"):
-                changed |= _end_suspend(sr, container)
+                changed |= suspended and _end_suspend(sr, container)
         with only_logged("cannot back up the header"):
             if changed or not backup.list_of(container.uuid) or backup.is_outdated(container.uuid):
                 backup.create(container.refreshed(), "plug")

@@ -180,12 +180,13 @@ def _unmeasured(container: LuksContainer, slots: List[Slot]) -> Pin:
         "See what it is bound to with: luksext status")
 
 
-def plugged(container: LuksContainer) -> None:
+def plugged(container: LuksContainer) -> bool:
     """Notes of suspensions that the plug was there with which they end: should that fail now, they
-    are `is_over` until it is done."""
+    are `is_over` until it is done. Whether there are any."""
     marks = [container.header.marks.get(slot.number) for slot in _suspended(container)]
     if marks:
         Store(container.uuid).save(_PLUGGED, {"marks": marks})
+    return bool(marks)
 
 
 def is_over(container: LuksContainer) -> bool:

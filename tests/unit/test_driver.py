@@ -25,6 +25,7 @@ import storage_manager
 from conftest import Sysfs
 from luksext import (begun, clevis, configuration, container, creation, cryptsetup, devices,
                      header, notes, state)
+from luksext.begun import Begun
 from luksext.cryptsetup import Flags
 
 SR = headers.SR
@@ -784,6 +785,7 @@ def test_a_plug_ends_no_suspension_while_an_administrator_changes_keys(lab, monk
     ended, locked, upkeep = [], state.locked, lab.life._upkeep()
     monkeypatch.setattr(upkeep.bindings, "end_suspend",
                         lambda container, told: ended.append(container.device))
+    monkeypatch.setattr(upkeep.bindings, "plugged", lambda container: True)
     monkeypatch.setattr(upkeep.state, "locked", lambda name: locked(name, 0))
     with locked(SR):
         made.attach(SR)
@@ -793,6 +795,20 @@ def test_a_plug_ends_no_suspension_while_an_administrator_changes_keys(lab, monk
 
 
 # Detach and delete
+
+
+@pytest.mark.parametrize("end", ["detach", "delete"])
+def test_a_re_encryption_that_was_begun_here_is_stopped_and_no_other_is_looked_for(
+        lab, monkeypatch, end):
+    made, disks = created(lab, 2)
+    stopped = []
+    monkeypatch.setattr(lab.life.reencrypt_process, "stop",
+                        lambda mapping: stopped.append(mapping.kernel_name))
+    made.attach(SR)
+    begun.save(header.read(disks[1]).uuid, Begun("2031-01-01T00:00:00Z", "old", "new", []))
+    getattr(made, end)(SR)
+    assert stopped == ["dm-sdc"]
+    assert lab.open_mappings() == []
 
 
 def test_detach_detaches_inside_then_closes_and_may_be_repeated(lab):
