@@ -24,15 +24,20 @@ _PREDICT = f"""{_PACKAGE}
 import json
 from luksext import clevis, header, pcrs, predict
 from luksext.generation import GENERATIONS
+
+def fits(pin):
+    if pin.name == "sss":
+        return sum(map(fits, clevis.shares(pin))) >= pin.config["t"]
+    policy = pcrs.policy_of(pin)
+    return policy is None or policy.digest == pcrs.policy_digest(
+        policy, pcrs.read(policy.bank, policy.numbers))
+
 for name in sys.argv[1:]:
     if name.startswith("/dev/"):
         found = header.read(name)
         [(_, name)] = GENERATIONS[found.version].bindings(name, found)
     pin = clevis.describe(name)
-    policy = pcrs.policy_of(pin)
-    values = pcrs.read(policy.bank, policy.numbers)
-    fits = pcrs.policy_digest(policy, values) == policy.digest
-    print(json.dumps([*predict.predict(pin), fits]))
+    print(json.dumps([*predict.predict(pin), fits(pin)]))
 """
 
 _NOTE = f"{_PACKAGE}; from luksext import started; started.note()"
