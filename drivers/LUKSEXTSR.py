@@ -74,7 +74,7 @@ class LUKSEXTSR(EXTSR.EXTSR):
         (self.ext if self.inside else self._life()).attach(sr_uuid)
 
     def detach(self, sr_uuid):
-        (self.ext if self.inside else self._life()).detach(sr_uuid)
+        (self.ext if self.inside else self._unplug()).detach(sr_uuid)
 
     @SR.deviceCheck
     def delete(self, sr_uuid):
@@ -101,6 +101,10 @@ class LUKSEXTSR(EXTSR.EXTSR):
     def _life(self):
         import luksext_life
         return luksext_life.Life(self)
+
+    def _unplug(self):
+        import luksext_unplug
+        return luksext_unplug.Unplug(self)
 
 
 if __name__ == "__main__":

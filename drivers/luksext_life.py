@@ -6,46 +6,30 @@ of it, and would wait for it each time.
 """
 import contextlib
 import functools
-import logging
 import os
 import xml.etree.ElementTree as ElementTree
 
 import luksext_xapi
-from luksext import (alive, begun, claims, creation, devices, erasure, header, keys, lvm, options,
-                     reencrypt_process, repository, run, state)
+from luksext import (alive, claims, creation, devices, erasure, header, keys, lvm, mappings,
+                     options, repository, run, state)
 from luksext import container as containers
 from luksext.container import LuksContainer
 from luksext.errors import (DeviceInUse, HalfCreated, HalfDestroyed, InsideFails,
                             InsideNotMade, LuksError, VolumeForeign)
 from luksext.generation import Identity
 from luksext_sm import FileSR, scsiutil, util, xs_errors
+from luksext_unplug import CLOSE_SECONDS, INSIDE_FAILS, Unplug, explained, log_to_smlog
 
 # Seconds, besides what the ext driver takes. While one SR is plugged, unplugged or probed, XAPI has
 # all others of the host wait: see docs/reliability.md.
 UNLOCK_SECONDS = 180
 UPKEEP_SECONDS = 120
-STOP_SECONDS = 60
-CLOSE_SECONDS = 60
 PROBE_SECONDS = 60
 # Nothing waits for a check but the next one, ten minutes later.
 CHECK_SECONDS = 300
 
 # Nobody waits for the undoing of a create, which overwrites the start of each disk.
 ERASE_SECONDS = 1800
-
-
-class _SMlogHandler(logging.Handler):
-    """Sends what the package logs (commands, their times, never secrets) to SMlog."""
-
-    def emit(self, record):
-        util.SMlog("luksext: " + record.getMessage())
-
-
-def _log_to_smlog():
-    log = logging.getLogger("luksext")
-    if not log.handlers:
-        log.addHandler(_SMlogHandler())
-        log.setLevel(logging.INFO)
 
 
 def _upkeep():
@@ -57,34 +41,6 @@ def _upkeep():
 def _audited(verb, sr_uuid, config):
     from luksext import audit
     return audit.audited(verb, sr_uuid, config, audit.DRIVER)
-
-# What the ext driver and the programs that it runs raise; where one is missing, OSError.
-_INSIDE_FAILS = (xs_errors.SROSError, util.CommandException, OSError)
-
-
-def _explained(method):
-    """Turns a LuksError into the error that XAPI understands, with its code and the SR named."""
-
-    @functools.wraps(method)
-    def wrapper(self, *args):
-        _log_to_smlog()
-        try:
-            return method(self, *args)
-        except LuksError as error:
-            uuid = self._driver.uuid
-            text = "SR {}: {}".format(uuid, error) if uuid else str(error)
-            util.SMlog("luksext: error {}: {}".format(error.code, text))
-            raise xs_errors.SROSError(error.code, text) from error
-
-    return wrapper
-
-
-def _stop_reencryption(mappings):
-    """Stops what works on open containers on its own, and would keep them open; by LUKS UUID."""
-    for uuid, mapping in mappings.items():
-        # To look for a process takes longer than all else of an unplug.
-        if begun.load(uuid) is not None:
-            reencrypt_process.stop(mapping)
 
 
 class _Undo:
@@ -116,15 +72,10 @@ class _Undo:
                     util.SMlog("luksext: cannot undo: {}".format(error))
 
 
-class Life:
-    """What is done with an SR as a whole. driver: the LUKSEXTSR of a call."""
+class Life(Unplug):
+    """All else that is done with an SR as a whole. driver: the LUKSEXTSR of a call."""
 
-    def __init__(self, driver):
-        self._driver = driver
-        self._session = driver.session
-        self._ref = driver.sr_ref
-
-    @_explained
+    @explained
     def create(self, sr_uuid, size):
         """Makes containers, proves that they open by their binding, builds the ext SR inside.
 
@@ -150,7 +101,7 @@ class Life:
             # The secret that the PBD names stays until the first attach can remove its name too.
             self._destroy_secrets(passphrase.decode("utf-8"), keep=self._secrets_in_use())
 
-    @_explained
+    @explained
     def attach(self, sr_uuid):
         """Unlocks the containers, then attaches the ext SR inside. Idempotent."""
         if luksext_xapi.is_emptied(self._session, self._ref):
@@ -189,26 +140,7 @@ class Life:
         with run.within(UPKEEP_SECONDS):
             _upkeep().after_unlock(self._session, self._ref, sr)
 
-    @_explained
-    def detach(self, sr_uuid):
-        """Detaches the ext SR, then closes the containers. Idempotent from every state."""
-        with run.within(STOP_SECONDS):
-            mappings = self._open_mappings(sr_uuid)
-            _stop_reencryption(mappings)
-        failure = None
-        try:
-            self._driver.ext.detach(sr_uuid)
-        except _INSIDE_FAILS as error:
-            failure = error
-        with run.within(CLOSE_SECONDS):
-            # The ext driver also fails where there is nothing left to deactivate, or nothing to
-            # read that from: its disk was pulled.
-            if failure is not None and (self._driver._checkmount() or not self._drop_volume()):
-                raise failure
-            for mapping in mappings.values():
-                containers.close_mapping(mapping)
-
-    @_explained
+    @explained
     def complete_adopted(self):
         """After a scan: of VDIs that are being adopted, writes what only a driver may write."""
         # Here, since no other call needs it.
@@ -216,7 +148,7 @@ class Life:
         for record in self._records()[:1]:
             luksext_adopt.restore_snapshots(self._session, record.uuid)
 
-    @_explained
+    @explained
     def delete(self, sr_uuid):
         """Empties the ext SR inside, then erases every keyslot and the headers.
 
@@ -240,15 +172,14 @@ class Life:
         # While they are open, their mappings lead to the very disks; a search may find copies.
         sr = self._repository()
         opened = self._open_mappings(sr_uuid)
-        _stop_reencryption(opened)
-        mappings = list(opened.values())
+        self._stop_reencryption(opened)
         if not luksext_xapi.is_emptied(self._session, self._ref):
             with self._working_inside(sr.containers):
                 FileSR.FileSR.delete(self._driver, sr_uuid)
             luksext_xapi.note(self._session, self._ref, **{luksext_xapi.EMPTIED: "true"})
-        lvm.remove_group(self._driver.vgname, mappings)
-        for mapping in mappings:
-            containers.close_mapping(mapping)
+        lvm.remove_group(self._driver.vgname, list(opened.values()))
+        for mapping in opened.values():
+            mappings.close(mapping)
         # A health check or a verb at work would write keys and backups anew.
         with state.locked(sr_uuid):
             for disk, record in zip(sr.disks, sr.records):
@@ -265,7 +196,7 @@ class Life:
             with _upkeep().only_logged("cannot destroy the header backups of " + luks_uuid):
                 state.forget(luks_uuid)
 
-    @_explained
+    @explained
     def has_nothing_to_scan(self):
         """Whether the SR was attached to be destroyed, without a filesystem."""
         return bool(luksext_xapi.is_emptied(self._session, self._ref) or self._half_created())
@@ -273,14 +204,14 @@ class Life:
     def check_sr(self, sr_uuid):
         """What SM's health service calls every ten minutes: proves the bindings when that is due,
         and shows in XAPI what needs attention. Never fails: that would end the service's round."""
-        _log_to_smlog()
+        log_to_smlog()
         try:
             with run.within(CHECK_SECONDS):
                 _upkeep().check(self._session, self._ref, self._repository())
         except Exception as error:  # pylint: disable=broad-except
             util.SMlog("luksext: cannot check the SR {}: {}".format(sr_uuid, error))
 
-    @_explained
+    @explained
     def probe(self):
         """The SRs on the given devices, locked or not, as the ext driver lists them."""
         with run.within(PROBE_SECONDS):
@@ -376,7 +307,7 @@ class Life:
             try:
                 self._driver.ext.create(self._driver.uuid, size)
                 self._driver.ext.detach(self._driver.uuid)
-            except _INSIDE_FAILS as error:
+            except INSIDE_FAILS as error:
                 raise InsideNotMade([container.device for container in made],
                                     str(error)) from error
 
@@ -385,7 +316,7 @@ class Life:
         with self._working_inside(found):
             try:
                 self._driver.ext.attach(self._driver.uuid)
-            except _INSIDE_FAILS as error:
+            except INSIDE_FAILS as error:
                 raise InsideFails([container.device for container in found], self._driver.uuid,
                                   str(error)) from error
 
@@ -405,15 +336,6 @@ class Life:
         return repository.recorded(self._driver.uuid, self._records(),
                                    options.parse_devices(config), options.parse_flags(config))
 
-    def _open_mappings(self, sr_uuid):
-        """The open mappings of the SR by LUKS UUID, found without its disks where they are
-        recorded."""
-        mappings = {record.uuid: devices.crypt_mapping_of(record.uuid)
-                    for record in self._records()} or {
-                        container.uuid: container.mapping
-                        for container in containers.all_of(sr_uuid)}
-        return {uuid: mapping for uuid, mapping in mappings.items() if mapping is not None}
-
     @contextlib.contextmanager
     def _working_inside(self, found):
         """Within, the ext driver sees the open containers as the SR's devices."""
@@ -426,13 +348,6 @@ class Life:
         finally:
             driver.inside = False
             driver.dconf["device"] = outside
-
-    @property
-    def _volume(self):
-        """What device-mapper calls the volume. LVM doubles the dashes within a name (lvm(8),
-        dmsetup splitname)."""
-        return "{}-{}".format(self._driver.vgname.replace("-", "--"),
-                              self._driver.uuid.replace("-", "--"))
 
     def _check_volume(self, found):
         """LVM goes by names: a copy of the group on a disk that is not encrypted has the same one.
@@ -450,20 +365,6 @@ class Life:
             with contextlib.suppress(LuksError):
                 lvm.deactivate(self._driver.vgname, self._driver.uuid)
             self._drop_volume()
-
-    def _drop_volume(self):
-        """Whether the volume is not active, or could be taken out of the kernel without LVM, which
-        deactivates nothing that it cannot read."""
-        try:
-            if devices.is_mapped(self._volume):
-                lvm.drop(self._volume)
-        except LuksError as error:
-            util.SMlog("luksext: cannot drop the volume: {}".format(error))
-            return False
-        return True
-
-    def _records(self):
-        return luksext_xapi.records(self._session.xenapi.SR.get_sm_config(self._ref))
 
     def _note_disks(self, found):
         """Notes of the disks what the ext driver noted of the mappings: their serial numbers, by

@@ -2,13 +2,14 @@
 """What XAPI's database knows of an encrypted SR: its containers, its state, its alerts.
 
 Used by the driver and by the plugin, both with a session; nothing of the storage manager is here.
+Functions import what an unplug does not need: it would take longer to load than to unplug.
 """
 import json
 import re
 
-from luksext import alerts, begun, devices, installation, options, repository, trust, untrusted
+from luksext import begun, devices, untrusted
 from luksext.errors import RecordDamaged
-from luksext.trust import Record
+from luksext.record import Record
 
 SR_TYPE = "luksext"
 
@@ -34,6 +35,7 @@ def is_uuid(text):
 
 def this_host(session):
     """The reference of this host. Raises HostUnknown."""
+    from luksext import installation
     return session.xenapi.host.get_by_uuid(installation.uuid())
 
 
@@ -70,6 +72,7 @@ def follow(session, sr_ref, sr):
 
     What was never recorded waits for a plug, which proves it. Raises what `trust.check` does.
     """
+    from luksext import trust
     found = sr.refreshed().containers
     for container, recorded in zip(found, sr.records):
         if recorded is None or not (recorded.volume_key or begun.has_ended(
@@ -84,6 +87,7 @@ def follow(session, sr_ref, sr):
 
 def repository_of(session, sr_ref, device_config):
     """The SR's containers, wherever their disks are now."""
+    from luksext import options, repository
     sr = session.xenapi.SR.get_record(sr_ref)
     return repository.recorded(sr["uuid"], records(sr["sm_config"]),
                                options.parse_devices(device_config),
@@ -153,6 +157,7 @@ def publish(session, sr_ref, status):
 
 
 def _raise(session, sr_uuid, code, status):
+    from luksext import alerts
     alert = alerts.ALERTS[code]
     session.xenapi.message.create(
         code, str(alert.priority), "SR", sr_uuid,

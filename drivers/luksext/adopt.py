@@ -19,7 +19,7 @@ from luksext.errors import (CommandFailed, DeviceIsOurs, NoBinding, NotAdoptable
 from luksext.generation import SUBSYSTEM, Binding, Identity
 from luksext.keyslots import Way
 from luksext.configuration import CIPHERS
-from luksext.trust import Record
+from luksext.record import Record
 
 UNIT_FOLDER = "/etc/systemd/system"
 

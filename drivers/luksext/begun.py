@@ -4,11 +4,13 @@
 A header in re-encryption is opened only where it is the one that was begun here: whoever had the
 disk in hand in between may have written another. The note lies off the disk.
 """
-from typing import List, NamedTuple, Optional
+from typing import TYPE_CHECKING, List, NamedTuple, Optional
 
-from luksext.header import Header
 from luksext.state import Store
 from luksext.untrusted import number
+
+if TYPE_CHECKING:
+    from luksext.header import Header  # an unplug reads none
 
 _NAME = "reencryption"
 _ENDED = "volume-key"
@@ -47,14 +49,14 @@ def forget(luks_uuid: str) -> None:
     Store(luks_uuid).save(_NAME, {})
 
 
-def is_ours(header: Header) -> bool:
+def is_ours(header: "Header") -> bool:
     """Whether the unfinished re-encryption in `header` is the one that was begun here."""
     note, found = load(header.uuid), header.reencryption
     return (note is not None and found is not None and note.before == header.volume_key
             and note.after in ("", found.volume_key))
 
 
-def is_outdated(header: Header) -> bool:
+def is_outdated(header: "Header") -> bool:
     """Whether `header` is of before a re-encryption that was begun here and is not at its end: some
     of the data have the new volume key, which it has not. None is let run before that is noted."""
     note = load(header.uuid)
@@ -62,7 +64,7 @@ def is_outdated(header: Header) -> bool:
             and header.volume_key == note.before)
 
 
-def waiting(header: Header) -> str:
+def waiting(header: "Header") -> str:
     """The sealed key that waits until the header of a container that was encrypted in place takes
     its binding, also after the last part was encrypted; "" where none does."""
     note = load(header.uuid)

@@ -7,13 +7,12 @@ asked for.
 """
 import contextlib
 import os
-import time
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from luksext import (alive, begun, claims, clevis, contents, cryptsetup, devices, header, keys,
-                     state, tables, trust)
+                     mappings, state, tables, trust)
 from luksext.cryptsetup import Flags, Format
-from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceInUse, DeviceIsOurs,
+from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceIsOurs,
                             DeviceMissing, DeviceNotEmpty, HeaderMismatch, LuksError,
                             MappingMismatch, NoBinding, NotOurs, PinRefuses, ReencryptionUnfinished,
                             TimeOver, ToolMissing, Unsupported, UnlockRefused, open_by_hand)
@@ -21,15 +20,14 @@ from luksext.generation import (GENERATIONS, SUBSYSTEM, Binding, Identity, ident
                                 recovery_note, traces)
 from luksext.header import Header
 from luksext.options import Options
+from luksext.record import Record
 from luksext.run import log, overtime, require, run
-from luksext.trust import Record
 
 # Keyslots of a new container. The binding comes first: `cryptsetup open` without a slot, as clevis
 # runs it, tries slot 0 first, and a stretched passphrase costs seconds and memory to try.
 BINDING_SLOT = 0
 RECOVERY_SLOT = 1
 
-_CLOSE_TRIES = 5
 _ERASED_MIB = 16
 # In sectors.
 _ERASED_END = 2048
@@ -146,7 +144,7 @@ class LuksContainer:
         """Takes the mapping away, if there is one. Raises DeviceInUse while something uses it."""
         mapping = self.mapping
         if mapping is not None:
-            close_mapping(mapping)
+            mappings.close(mapping)
 
     def erase(self) -> None:
         """Destroys all keyslots, then the header: nothing opens or recognises it any more. Raises
@@ -431,19 +429,6 @@ def _present(paths: List[str]) -> List[str]:
             continue
         present.append(path)
     return present
-
-
-def close_mapping(mapping: devices.Mapping) -> None:
-    """Closes an open container. Raises DeviceInUse while something uses it.
-
-    udev may hold a new device for a moment, so a busy one is tried again.
-    """
-    for attempt in range(_CLOSE_TRIES):
-        if cryptsetup.close(mapping.name):
-            return
-        run(["udevadm", "settle", "--timeout=5"], accept=(0, 1))
-        time.sleep(0.2 * attempt)
-    raise DeviceInUse(mapping.path, devices.holders(mapping.path))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from luksext import container as containers
 from luksext.container import LuksContainer
 from luksext.cryptsetup import Flags
 from luksext.errors import LuksError
-from luksext.trust import Record
+from luksext.record import Record
 
 
 class Repository(NamedTuple):

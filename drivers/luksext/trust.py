@@ -5,35 +5,20 @@ Whoever had the disk in hand may have written any header to it: another containe
 UUID to which he has a key, or one that makes cryptsetup work for days. So before any key is tried,
 each copy of the header that cryptsetup might use is compared with what was recorded off the disk.
 """
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from luksext import begun, devices, header, rollback
 from luksext.errors import (ContainerReplaced, HeaderMismatch, HeaderOutdated, KeyCost,
                             ReencryptionForeign, RevokedKeyBack)
 from luksext.header import Header
 from luksext.configuration import CIPHERS
-
+from luksext.record import Record
 
 # A persistent flag (cryptsetup(8), --persistent) that shows which blocks are free. The others only
 # change how fast it is.
 DISCARDS = "allow-discards"
 _HARMLESS = ("same-cpu-crypt", "submit-from-crypt-cpus", "no-read-workqueue", "no-write-workqueue",
              "high_priority")
-
-
-class Record(NamedTuple):
-    """What was noted of a container when it was made, to recognise it by.
-
-    volume_key: as in `Header`, "" where it was not noted. A container to which others have a key
-    has another: cryptsetup opens none whose volume key is not the one that its header tells of.
-    payload_offset: as in `Header`, 0 where it was not noted.
-    """
-
-    uuid: str
-    cipher: str
-    key_bits: int
-    volume_key: str = ""
-    payload_offset: int = 0
 
 
 def record_of(found: Header) -> Record:

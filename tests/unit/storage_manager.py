@@ -34,7 +34,7 @@ def find() -> Optional[StorageManager]:
 
 def names(found: StorageManager) -> List[str]:
     """The names of all modules that importing the driver on it may import."""
-    modules = ["LUKSEXTSR", "luksext_life", "luksext_sm", "sm", *_STUBS]
+    modules = ["LUKSEXTSR", "luksext_life", "luksext_unplug", "luksext_sm", "sm", *_STUBS]
     for folder in found.path:
         modules += [name[:-len(".py")] for name in os.listdir(folder) if name.endswith(".py")]
     return modules

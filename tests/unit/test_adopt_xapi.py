@@ -15,7 +15,7 @@ from luksext.clevis import Pin
 from luksext.errors import (AdoptionUnfinished, DeviceInUse, DeviceIsOurs, SrNotAdoptable,
                             WrongRecoveryKey)
 from luksext.generation import Identity
-from luksext.trust import Record
+from luksext.record import Record
 
 OTHER_SR = "99999999-0000-4000-8000-0123456789ab"
 PIN = Pin("tpm2", {})

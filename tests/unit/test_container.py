@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import headers
-from luksext import alive, container, cryptsetup, devices, notes, state
+from luksext import alive, container, cryptsetup, devices, mappings, notes, state
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.cryptsetup import Flags
@@ -19,7 +19,7 @@ from luksext.errors import (Ambiguous, CommandFailed, CommandTimeout, DeviceInUs
 from luksext.generation import Identity
 from luksext.header import Reencryption, read
 from luksext.options import Options
-from luksext.trust import Record
+from luksext.record import Record
 
 RECORD = Record(headers.UUID, headers.CIPHER, 512, "", headers.PAYLOAD)
 NAME = "luks-" + headers.UUID
@@ -32,7 +32,7 @@ OPTIONS = Options(["/dev/sdb"], False, Pin("any", {}), 2, headers.CIPHER, 512, F
 @pytest.fixture
 def host(programs, sysfs, monkeypatch):
     """A host with fake programs and no disks; nodes of disks lie below a folder of the test."""
-    monkeypatch.setattr(container.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(mappings.time, "sleep", lambda seconds: None)
     real_candidates, real_disk_of = devices.candidates, devices.disk_of
     nodes = str(sysfs.nodes)
 
@@ -326,7 +326,7 @@ def test_an_open_container_is_closed(host, programs):
 def test_a_busy_container_is_tried_again_after_udev_settled(host, programs):
     programs.add("cryptsetup", "[ -e {0} ] && exit 0; : >{0}; exit 5".format(
         programs.folder / "tried"))
-    container.close_mapping(devices.Mapping("c", "dm-1"))
+    mappings.close(devices.Mapping("c", "dm-1"))
     assert programs.order() == ["cryptsetup close", "udevadm settle", "cryptsetup close"]
 
 
@@ -334,7 +334,7 @@ def test_a_container_that_stays_busy_is_in_use(host, programs):
     programs.add("cryptsetup", "exit 5")
     programs.add("udevadm", "exit 1")
     with pytest.raises(DeviceInUse, match="/dev/mapper/c is in use"):
-        container.close_mapping(devices.Mapping("c", "dm-1"))
+        mappings.close(devices.Mapping("c", "dm-1"))
     assert programs.order().count("cryptsetup close") == 5
 
 

@@ -24,7 +24,7 @@ import headers
 import storage_manager
 from conftest import Sysfs
 from luksext import (begun, clevis, configuration, container, creation, cryptsetup, devices,
-                     header, notes, state)
+                     header, mappings, notes, reencrypt_process, state)
 from luksext.begun import Begun
 from luksext.cryptsetup import Flags
 
@@ -94,6 +94,7 @@ class Lab:
     def __init__(self, driver, sysfs, programs):
         self.driver = driver
         self.life = importlib.import_module("luksext_life")
+        self.unplug = importlib.import_module("luksext_unplug")
         self.sysfs = sysfs
         self.programs = programs
         self.log = []
@@ -148,7 +149,7 @@ def lab(driver, programs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(devices, "candidates", lambda: map(node, real_candidates()))
     monkeypatch.setattr(devices, "disk_of", lambda mapping: node(real_disk_of(mapping)))
-    monkeypatch.setattr(container.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(mappings.time, "sleep", lambda seconds: None)
     add_programs(programs, sysfs)
     replace_ext_driver(made, monkeypatch)
     yield made
@@ -293,8 +294,8 @@ def test_create_builds_the_ext_sr_inside_and_closes_everything(lab):
     made = lab.sr(device=first + "," + second, pin="any")
     assert made.create(SR, 0) is None
     assert steps(lab) == ["create", "detach"]
-    for _, inside, mappings in lab.log:
-        assert mappings == ["dm-sdb", "dm-sdc"]
+    for _, inside, opened in lab.log:
+        assert opened == ["dm-sdb", "dm-sdc"]
         assert inside == ",".join("/dev/mapper/luks-" + header.read(disk).uuid
                                   for disk in (first, second))
     assert made.dconf["device"] == first + "," + second
@@ -797,12 +798,28 @@ def test_a_plug_ends_no_suspension_while_an_administrator_changes_keys(lab, monk
 # Detach and delete
 
 
+SMALL_SM = """
+from types import SimpleNamespace
+util = SimpleNamespace(CommandException=OSError)
+xs_errors = SimpleNamespace(SROSError=OSError)
+"""
+
+
+def test_an_unplug_loads_nothing_of_what_opens_a_container(tmp_path):
+    (tmp_path / "luksext_sm.py").write_text(SMALL_SM)
+    script = "import sys; sys.path[:0] = {!r}; import luksext_unplug; print(*sys.modules)".format(
+        [str(tmp_path), os.path.dirname(os.path.dirname(mappings.__file__))])
+    loaded = subprocess.check_output([sys.executable, "-c", script]).decode().split()
+    assert "luksext.mappings" in loaded
+    assert not {"luksext.container", "luksext.header", "luksext.trust"} & set(loaded)
+
+
 @pytest.mark.parametrize("end", ["detach", "delete"])
 def test_a_re_encryption_that_was_begun_here_is_stopped_and_no_other_is_looked_for(
         lab, monkeypatch, end):
     made, disks = created(lab, 2)
     stopped = []
-    monkeypatch.setattr(lab.life.reencrypt_process, "stop",
+    monkeypatch.setattr(reencrypt_process, "stop",
                         lambda mapping: stopped.append(mapping.kernel_name))
     made.attach(SR)
     begun.save(header.read(disks[1]).uuid, Begun("2031-01-01T00:00:00Z", "old", "new", []))

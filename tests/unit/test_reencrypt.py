@@ -20,7 +20,7 @@ from luksext.errors import (CommandFailed, ContainerReplaced, HeaderOutdated, No
                             ReencryptionForeign, ReencryptionKeys, ReencryptionStuck,
                             ReencryptionUnfinished, Unsupported, WrongRecoveryKey)
 from luksext.header import read
-from luksext.trust import Record
+from luksext.record import Record
 
 HERE = os.path.dirname(__file__)
 # Of this process alone: whoever works on a mapping is found by its name, among all processes.

@@ -6,7 +6,7 @@ import headers
 from luksext import begun, costs, header, notes, rollback, trust
 from luksext.errors import (ContainerReplaced, HeaderMismatch, KeyCost, ReencryptionForeign,
                             RevokedKeyBack)
-from luksext.trust import Record
+from luksext.record import Record
 
 OTHER = "99999999-2222-4333-8444-555555555555"
 RECORD = Record(headers.UUID, headers.CIPHER, 512, "dGhlIHZvbHVtZSBrZXk=", headers.PAYLOAD)

@@ -132,7 +132,7 @@ def test_an_unplug_ends(lab, monkeypatch, seconds):  # noqa: F811
     made, _ = created(lab)
     made.attach(SR)
     lab.programs.add("cryptsetup", HANGS)
-    monkeypatch.setattr(lab.life, "CLOSE_SECONDS", 1)
+    monkeypatch.setattr(lab.unplug, "CLOSE_SECONDS", 1)
     assert "cryptsetup close" in failure(lab, made.detach, SR)
     assert seconds() < 1 + SLACK
 
@@ -142,7 +142,7 @@ def test_an_unplug_whose_volume_cannot_be_dropped_ends(lab, monkeypatch, seconds
     made.attach(SR)
     lab.fail_at, lab.mounted = "detach", False
     lab.programs.add("dmsetup", HANGS)
-    monkeypatch.setattr(lab.life, "CLOSE_SECONDS", 1)
+    monkeypatch.setattr(lab.unplug, "CLOSE_SECONDS", 1)
     assert "detach failed" in failure(lab, made.detach, SR)
     assert seconds() < 1 + SLACK
 
@@ -162,7 +162,7 @@ def test_the_times_are_those_of_the_documentation(lab):  # noqa: F811
     plugged = life.UNLOCK_SECONDS + life.UPKEEP_SECONDS + run.OVERTIME
     refused = life.UNLOCK_SECONDS + run.OVERTIME + life.CLOSE_SECONDS
     wanted = {"sr_attach": max(plugged, refused),
-              "sr_detach": life.STOP_SECONDS + life.CLOSE_SECONDS,
+              "sr_detach": lab.unplug.STOP_SECONDS + lab.unplug.CLOSE_SECONDS,
               "sr_probe": life.PROBE_SECONDS, "check_sr": life.CHECK_SECONDS}
     rows = [*doc_rows.rows("reliability.md", "sr_"), *doc_rows.rows("reliability.md", "check_sr")]
     assert {row[0]: row[1] for row in rows} == {

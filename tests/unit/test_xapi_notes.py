@@ -6,7 +6,7 @@ import pytest
 
 import headers
 import luksext_xapi
-from luksext.trust import Record
+from luksext.record import Record
 
 SR = "0b9b0d2a-3c4d-4e5f-8a6b-1c2d3e4f5a6b"
 OTHER = "99999999-3c4d-4e5f-8a6b-1c2d3e4f5a6b"
