@@ -12,6 +12,7 @@ from luksext import container as containers
 from luksext import alive, devices, header, lvm, run, state
 from luksext.container import LuksContainer
 from luksext.generation import Identity
+from luksext.header import Header
 from luksext.options import Options
 from luksext.state import Store
 
@@ -50,13 +51,21 @@ def noted_on(device: str) -> List[Creation]:
     found = containers.find_header(device)
     present = found.uuid if found else None
     name = devices.lasting_name(device)
-    return [creation for creation in _noted()
-            if creation.luks_uuid == present or creation.device == name]
+    return [creation for creation in _noted() if not _is_used(found, creation)
+            and (creation.luks_uuid == present or creation.device == name)]
 
 
 def noted_of(sr_uuid: str) -> List[Creation]:
     """The creations that were begun for an SR and have not ended."""
-    return [creation for creation in _noted() if creation.sr_uuid == sr_uuid]
+    return [creation for creation in _noted() if creation.sr_uuid == sr_uuid
+            and not _is_used(containers.find_header(creation.device), creation)]
+
+
+def _is_used(found: Optional[Header], creation: Creation) -> bool:
+    """Whether the header `found` is that of the container, with a key that no creation gives it:
+    the disk was in another host since, and may hold data."""
+    return found is not None and found.uuid == creation.luks_uuid and not set(
+        found.keyslots) <= {containers.BINDING_SLOT, containers.RECOVERY_SLOT}
 
 
 def _noted() -> Iterator[Creation]:

@@ -88,6 +88,13 @@ def test_it_is_known_by_its_header_when_the_disk_has_another_name(disk, formatte
     assert creation.noted_on(moved) == [Creation(uuid, headers.SR, disk)]
 
 
+def test_a_disk_that_got_keys_in_another_host_is_not_taken_for_what_was_left(disk, formatted):
+    uuid = creation.make(disk, OURS, OPTIONS, None)
+    with open(disk, "wb") as file:
+        file.write(headers.luks2(headers.metadata(slots=(1, 2)), uuid=uuid))
+    assert creation.noted_on(disk) == [] == creation.noted_of(headers.SR)
+
+
 def test_undoing_takes_apart_what_was_built(disk, formatted, programs, sysfs, monkeypatch):
     uuid = creation.make(disk, OURS, OPTIONS, None)
     group = "XSLocalEXT-" + headers.SR
