@@ -17,7 +17,8 @@ from tests.bench import operations, scale, throughput
 from tests.lab.machine import Machine
 from tests.storage.pool import Host
 
-_PARTS = {"operations": operations, "throughput": throughput, "scale": scale}
+_PARTS = {"operations": scale.Part(operations.measure, operations.shown),
+          "throughput": scale.Part(throughput.measure, throughput.shown), **scale.PARTS}
 
 _VERSIONS = {
     "kernel": "uname -r",

@@ -5,10 +5,10 @@ of an SR, and with the SRs of a host at boot."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.bench import report
 from tests.bench.operations import DATA, Calls, Subject
@@ -32,12 +32,6 @@ for number in $(seq {count}); do
   cp --sparse=always $first {mount}/$(cat /proc/sys/kernel/random/uuid).vhd
 done
 """
-
-
-def measure(host: Host, rounds: int) -> dict[str, Any]:
-    """The figures of all of it, each for ext and luksext."""
-    return {"vdis": _with_vdis(host, rounds), "garbage": _with_garbage(host, rounds),
-            "disks": _with_disks(host, rounds), "srs": _with_srs(host)}
 
 
 def _with_vdis(host: Host, rounds: int) -> dict[str, Any]:
@@ -104,9 +98,10 @@ def _with_disks(host: Host, rounds: int) -> dict[str, dict[str, list[dict[str, A
     return found
 
 
-def _with_srs(host: Host) -> dict[str, Any]:
+def _with_srs(host: Host, rounds: int) -> dict[str, Any]:
     """Seconds until the last of several SRs is plugged, one after another as at boot; with the TPM
-    as it is, and with one that needs a second longer for each unseal."""
+    as it is, and with one that needs a second longer for each unseal. Measured once: each is the
+    sum of many."""
     machine = host.machine
     found: dict[str, Any] = {"ext": {}, "luksext": {}, f"luksext, {_SLOWER}": {}}
     for kind in ("ext", "luksext"):
@@ -148,12 +143,6 @@ def _plug(srs: list[Sr]) -> float:
     return seconds
 
 
-def shown(raw: dict[str, Any]) -> str:
-    """The tables of what was measured."""
-    return "\n".join([_shown_vdis(raw["vdis"]), _shown_garbage(raw["garbage"]),
-                      _shown_disks(raw["disks"]), _shown_srs(raw["srs"])])
-
-
 def _shown_vdis(raw: dict[str, Any]) -> str:
     rows = [[count, name, *_beside(raw["ext"][count][name], costs)]
             for count in raw["luksext"] for name, costs in raw["luksext"][count].items()]
@@ -186,3 +175,14 @@ def _shown_srs(raw: dict[str, dict[str, float]]) -> str:
     return report.table(["SRs plugged one after another, s", *counts],
                         [[kind, *(f"{seconds[count]:.1f}" for count in counts)]
                          for kind, seconds in raw.items()])
+
+
+class Part(NamedTuple):
+    """measure: the figures, of a host and the rounds to make. shown: their table."""
+
+    measure: Callable[[Host, int], dict[str, Any]]
+    shown: Callable[[dict[str, Any]], str]
+
+
+PARTS = {"vdis": Part(_with_vdis, _shown_vdis), "garbage": Part(_with_garbage, _shown_garbage),
+         "disks": Part(_with_disks, _shown_disks), "srs": Part(_with_srs, _shown_srs)}
