@@ -129,11 +129,16 @@ def test_a_mounted_device_is_refused_even_by_force(host: Host, disk: Disk) -> No
     assert "/mnt" in caught.value.text
 
 
+# A multipath map with one path to a disk, as multipathd makes it.
+MULTIPATH = ("modprobe -a dm-multipath dm-round-robin && echo 0 $(blockdev --getsz {0}) multipath "
+             "0 0 1 1 round-robin 0 1 1 {0} 1000 | dmsetup create mpatha --uuid mpath-lab")
+
 # Each has a disk in use for as long as a test; what ends that; and what the error names.
 USES = {
     "swap": ("mkswap -q {0} && swapon {0}", "swapoff {0}", "in use"),
     "dm": ("echo 0 2048 linear {0} 0 | dmsetup create holder", "dmsetup remove holder",
            "/dev/mapper/holder"),
+    "multipath": (MULTIPATH, "dmsetup remove --retry mpatha", "/dev/mapper/mpatha"),
     "loop": ("losetup /dev/loop7 {0}", "losetup -d /dev/loop7", "/dev/loop7"),
     "program": ("sleep 600 9<>{0} >/dev/null 2>&1 & echo $! >/tmp/user", "kill $(cat /tmp/user)",
                 "the program sleep"),
@@ -158,6 +163,20 @@ def test_a_disk_in_use_is_refused_even_by_force(host: Host, disk: Disk, use: str
     assert named in caught.value.text
     assert host.fingerprint(disk) == before
     assert host.left_open() == NOTHING
+
+
+@pytest.mark.slow
+def test_a_multipath_map_stands_for_its_disk(host: Host, disk: Disk, luks_version: str) -> None:
+    host.sh(MULTIPATH.format(disk.by_id))
+    # A key as we make them, which takes no time to be stretched.
+    sr = host.create_sr_with_passphrase("/dev/mapper/mpatha", "F725-R90E-MNG2-2CFE-5G3A-3K1B-P7MW",
+                                        pin="null", luks_version=luks_version)
+    sr.unplug()
+    [left] = host.left_open()["mappings"].splitlines()
+    assert left.startswith("mpatha")
+    sr.plug()
+    sr.destroy()
+    host.sh("dmsetup remove --retry mpatha")
 
 
 def test_a_read_only_disk(host: Host, disk: Disk) -> None:
