@@ -101,7 +101,9 @@ def _alerts(disks: List[Dict[str, Any]]) -> Set[str]:
     for disk in disks:
         found |= _alerts_of_disk(disk)
     recovery = _recovery(disks)
-    if recovery in ("none", "unconfirmed"):
+    # No key is added or confirmed while data are encrypted anew.
+    steady = all(disk["reencryption"]["state"] == "none" for disk in _readable(disks))
+    if steady and recovery in ("none", "unconfirmed"):
         found.add({"none": "LUKS-W001", "unconfirmed": "LUKS-W002"}[recovery])
     if len(set(map(_keys_of, _readable(disks)))) > 1:
         found.add("LUKS-W008")

@@ -168,6 +168,13 @@ def test_a_reencryption_that_does_not_go_on_is_told(bound, backups, monkeypatch,
     assert ("LUKS-W009" in call(bound, "status")["alerts"]) == raised
 
 
+@pytest.mark.parametrize("state", ["running", "interrupted", "none"])
+def test_what_cannot_be_done_during_a_reencryption_is_not_asked_for(
+        bound, backups, monkeypatch, state):
+    monkeypatch.setattr(reencrypt, "progress", lambda container: Progress(state, 0, 1, "", ""))
+    assert ("LUKS-W001" in call(bound, "status")["alerts"]) == (state == "none")
+
+
 def test_a_binding_that_cannot_be_tried_is_not_called_stale(bound, backups, monkeypatch):
     def locked_out():
         raise TpmLockout()
