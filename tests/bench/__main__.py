@@ -41,7 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="luksext-bench-") as folder:
         for part in options.part or _PARTS:
             path = Path(folder) / part
-            with Machine("bench", path, sm=Path(sm).resolve() if sm else None, cpus=1) as machine:
+            with Machine("bench", path, sm=Path(sm).resolve() if sm else None, cpus=1,
+                         counted=True) as machine:
                 machine.start()
                 host = Host(machine)
                 raw[part] = _PARTS[part].measure(host, options.rounds)

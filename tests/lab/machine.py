@@ -97,6 +97,7 @@ class Machine:
         tpm: bool = True,
         firmware: Firmware = "bios",
         nic: Nic | None = None,
+        counted: bool = False,
     ) -> None:
         """Describe a machine; nothing runs yet.
 
@@ -104,7 +105,8 @@ class Machine:
         a machine made again on the same folder goes on where the last one stopped. `sm` is a
         checkout of a real SM, None takes the lab's own. UEFI firmware measures the boot into the
         TPM and has variables, which are kept; it starts much more slowly. With a `nic` it is on a
-        network with other machines.
+        network with other machines. One that is `counted` is emulated, with one processor, and its
+        clock counts instructions: for who measures.
         """
         self.name = name
         self.folder = folder.resolve()
@@ -115,6 +117,7 @@ class Machine:
         self._cpus = cpus
         self._firmware = firmware
         self._nic = nic
+        self._counted = counted
         self._process: subprocess.Popen[bytes] | None = None
         self._tpm: swtpm.Chip | None = None
         self._guest: Guest | None = None
@@ -388,7 +391,7 @@ class Machine:
             qemu.Sources(self._stage_disk, CHECKOUT, state),
             qemu.Sockets(for_qmp.fileno(), for_guestd.fileno(), tpm),
             hostname=self.name,
-            accelerator=qemu.accelerator(boot_image),
+            accelerator="counted" if self._counted else qemu.accelerator(boot_image),
             memory_mib=self._memory_mib,
             cpus=self._cpus,
             disks=list(self._disks.values()),
