@@ -205,4 +205,3 @@ def test_missing_programs_are_named_by_their_packages(monkeypatch: pytest.Monkey
 def test_a_counted_machine_goes_by_its_instructions(tmp_path: Path) -> None:
     argv = command(tmp_path, accelerator="counted")
     assert argv[argv.index("-icount") + 1] == "shift=1"
-    assert "-icount" not in command(tmp_path)
