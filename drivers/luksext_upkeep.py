@@ -2,13 +2,14 @@
 """What the driver does for an SR besides its work. Little of it may fail what it comes with.
 
 Loaded where it is needed only: most of the driver's commands are for VDIs, and know nothing of it.
+Functions import what a plug seldom needs, which takes longer to load than the rest.
 """
 import contextlib
 import functools
 import time
 
 import luksext_xapi
-from luksext import audit, backup, begun, bindings, health, notes, reencrypt, started, state, status
+from luksext import audit, backup, begun, bindings, health, notes, started, state
 from luksext.errors import Busy
 from luksext.run import log
 
@@ -28,9 +29,7 @@ def after_unlock(session, sr_ref, sr):
         # As for every change of a key: an administrator may be at another.
         with only_logged("cannot change the keys of " + container.device), state.locked(sr.uuid):
             with only_logged("cannot go on encrypting " + container.device):
-                _settle(sr, container)
-                if container.header.reencryption is not None:
-                    reencrypt.resume(container)
+                _go_on(sr, container)
             with only_logged("cannot follow the volume key of " + container.device):
                 changed |= _follow(container)
             with only_logged("cannot end the suspension"):
@@ -40,8 +39,7 @@ def after_unlock(session, sr_ref, sr):
                 backup.create(container.refreshed(), "plug")
     _end_in_place(sr)
     if changed:
-        with only_logged("cannot show the state of the SR"):
-            luksext_xapi.publish(session, sr_ref, status.of(sr.refreshed()))
+        _publish(session, sr_ref, sr)
 
 
 def check(session, sr_ref, sr):
@@ -64,6 +62,11 @@ def check(session, sr_ref, sr):
     _end_in_place(sr)
     with only_logged("cannot note the volume keys of the SR"):
         luksext_xapi.follow(session, sr_ref, sr)
+    _publish(session, sr_ref, sr)
+
+
+def _publish(session, sr_ref, sr):
+    from luksext import status
     with only_logged("cannot show the state of the SR"):
         luksext_xapi.publish(session, sr_ref, status.of(sr.refreshed()))
 
@@ -80,7 +83,17 @@ def _follow(container):
     return container.header.reencryption is None and backup.follow(container)
 
 
+def _go_on(sr, container):
+    """Ends a re-encryption that cryptsetup has ended, and lets an interrupted one go on."""
+    if begun.load(container.uuid) is not None:
+        _settle(sr, container)
+    if container.header.reencryption is not None:
+        from luksext import reencrypt
+        reencrypt.resume(container)
+
+
 def _settle(sr, container):
+    from luksext import reencrypt
     if reencrypt.settle(container):
         _told(sr, container, "reencrypt-settle")
 

@@ -101,7 +101,8 @@ def test_a_plug_that_unlocked_ends_whatever_is_done_besides(
     lab.programs.add("hangs", HANGS)
     upkeep = lab.life._upkeep()
     monkeypatch.setattr(upkeep.started, "note", hang)
-    monkeypatch.setattr(upkeep.reencrypt, "resume", hang)
+    monkeypatch.setattr(upkeep.bindings, "plugged", hang)
+    monkeypatch.setattr(upkeep.backup, "follow", hang)
     monkeypatch.setattr(upkeep.bindings, "end_suspend", hang)
     made.attach(SR)
     assert seconds() < 1 + SLACK
