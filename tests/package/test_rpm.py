@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from luksext import VERSION, run
+from luksext import VERSION
+from luksext import packages as of_programs
 from tests.package.dom0 import XCP_NG_8, XCP_NG_9, Dom0, RpmError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -98,7 +99,7 @@ def test_every_package_that_we_run_programs_of_is_required(
 ) -> None:
     required = subprocess.run(["rpm", "-qp", "--requires", packages[release]],
                               capture_output=True, text=True, check=True).stdout.split()
-    wanted = {name for names in run.PACKAGES.values() for name in names.split()}
+    wanted = {name for names in of_programs.OF.values() for name in names.split()}
     assert wanted - {"coreutils"} <= set(required)
 
 
