@@ -33,7 +33,7 @@ ERASE_SECONDS = 1800
 
 
 def _upkeep():
-    # Loaded here, since an unplug and a probe need nothing of it.
+    # Loaded here, since a probe needs nothing of it.
     import luksext_upkeep
     return luksext_upkeep
 

@@ -23,7 +23,6 @@ Told = Callable[[str, int], None]
 _PLUGGED = "suspension"
 
 
-
 def add(container: LuksContainer, way: Way, pin: Pin) -> int:
     """Binds the container to `pin` as well; the number of the keyslot.
 

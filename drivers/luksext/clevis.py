@@ -186,8 +186,10 @@ def _sealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
 def _unsealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
     for leaf in sealed_leaves(pin):
         _require_tools_of(leaf)
-    found = _unavailable(pin) or [_state_of(leaf) or _refusal_of(leaf, error)
-                                  for leaf in sealed_leaves(pin)]
+    states = [(leaf, _state_of(leaf)) for leaf in sealed_leaves(pin)]
+    found = [state for _, state in states if state is not None]
+    if not _is_short(pin, iter([state is None for _, state in states])):
+        found = [state or _refusal_of(leaf, error) for leaf, state in states]
     if len(found) == 1:
         return found[0]
     sentences = [reason.sentence for reason in found] or [_detail(error)]
@@ -196,18 +198,14 @@ def _unsealing_refused(pin: Pin, error: Exception) -> UnlockRefused:
     return refusal
 
 
-def _unavailable(pin: Pin) -> List[UnlockRefused]:
-    """What is wrong with the things that `pin` depends on; empty where that does not explain that
-    it did not open. Of the pin sss, the shares that are left are then fewer than it needs."""
+def _is_short(pin: Pin, in_order: Iterator[bool]) -> bool:
+    """Whether `pin` cannot open with those of its leaves that are `in_order`, which is told in the
+    order of `sealed_leaves`: fewer shares are left of the pin sss than it needs."""
     if pin.name != "sss":
-        reason = _state_of(pin)
-        return [] if reason is None else [reason]
-    reasons = [_unavailable(share) for share in shares(pin)]
-    left = sum(not found for found in reasons)
+        return not next(in_order)
+    left = sum(not _is_short(share, in_order) for share in shares(pin))
     needed = pin.config.get("t")
-    if isinstance(needed, int) and left < needed:
-        return [reason for found in reasons for reason in found]
-    return []
+    return isinstance(needed, int) and left < needed
 
 
 def _detail(error: Exception) -> str:

@@ -27,7 +27,6 @@ from luksext.generation import SUBSYSTEM, Identity
 from luksext.options import Options, flags_as_given
 from luksext.run import require
 
-
 _NOTE = notes.IN_PLACE
 # What was noted as given before only what is no default was.
 _DEFAULT = "discard=false"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Closes what is open. Apart from what opens it, which an unplug does not wait for to be loaded."""
+"""Closes open containers. On its own, so that an unplug need not load all that opens them."""
 import time
 
 from luksext import cryptsetup, devices

@@ -27,7 +27,6 @@ from luksext.generation import recovery_note
 from luksext.keyslots import Way
 
 
-
 class Progress(NamedTuple):
     """How far a re-encryption is.
 

@@ -46,7 +46,6 @@ _OWN_FOLDER = re.compile(r"own-([0-9]{1,10})-[0-9a-f]{16}\Z")
 # Characters of a command that are logged.
 _LOGGED = 500
 
-
 # Seconds, all in all, for cleaning up what ran out of its time.
 OVERTIME = 30
 

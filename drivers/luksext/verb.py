@@ -107,8 +107,8 @@ def path(verb: str, arguments: Arguments, name: str) -> Optional[str]:
     if value is not None and (not value or "\0" in value or len(value) > _LONGEST_PATH
                               or not _is_name(value)):
         raise ArgumentInvalid(
-            verb, _not(name, value), "a path of at most {} characters, which XAPI can give to a "
-            "program: ASCII on XCP-ng 8.3".format(_LONGEST_PATH))
+            verb, _not(name, value), "a path of at most {} characters; through XAPI on XCP-ng 8.3, "
+            "of ASCII alone".format(_LONGEST_PATH))
     return value
 
 
