@@ -256,7 +256,7 @@ def check_formattable(device: str, force: bool) -> None:
     disk = devices.whole(device)
     # The kernel may have partitions of a disk that has none any more. Where it has, what lies
     # behind its start is theirs.
-    if disk != device and header.remains(disk):
+    if disk != device and list(header.remains(disk)):
         _check_not_ours(disk)
         if not force:
             raise DeviceNotEmpty(disk, ["crypto_LUKS"])

@@ -5,12 +5,13 @@ LUKS2 keeps bindings in tokens, and our identity in label and subsystem. LUKS1 k
 luksmeta. Bindings are written as clevis writes them, so that clevis's own tools read them. Beside
 them lie notes of our own, which say what a keyslot without binding is.
 """
+import contextlib
 import json
 import re
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from luksext import clevis, cryptsetup, rawdisk, times, untrusted
-from luksext.errors import HeaderFull
+from luksext.errors import DiskFails, HeaderFull
 from luksext.header import Header, read, remains
 from luksext.untrusted import number
 
@@ -34,6 +35,7 @@ _IDENTITY = re.compile(_TEXT + r"\Z")
 # luksmeta saves each thing at the start of a block, before the data (libluksmeta.c, find_gap).
 _SAVED = re.compile(_TEXT.encode("ascii"))
 _BLOCK = 4096
+_PIECE = 16 * _BLOCK
 _LARGEST_HEADER = 16 << 20
 
 # Our notes in LUKS2 tokens: this and the kind.
@@ -330,19 +332,21 @@ GENERATIONS: Dict[int, Generation] = {1: Luks1(), 2: Luks2()}
 def traces(device: str) -> Iterator[Identity]:
     """Whose disk `device` is or was, as all say that is left of headers of ours, damaged or not.
 
-    No program is run, for one that fails would tell that the disk is nobody's. Raises DiskFails.
+    No program is run, for one that fails would tell that the disk is nobody's. Raises DiskFails
+    after what can be read.
     """
-    for found in remains(device):
-        identity = parse_identity(found.label) if found.subsystem == SUBSYSTEM else None
-        if identity is not None:
-            yield identity
-    with rawdisk.opened(device) as disk:
-        start = disk.read(_LARGEST_HEADER)
-    for place in range(0, len(start), _BLOCK):
-        saved = _SAVED.match(start, place)
-        identity = parse_identity(saved.group().decode("ascii")) if saved else None
-        if identity is not None:
-            yield identity
+    # What this cannot read, what follows cannot either.
+    with contextlib.suppress(DiskFails):
+        for found in remains(device):
+            identity = parse_identity(found.label) if found.subsystem == SUBSYSTEM else None
+            if identity is not None:
+                yield identity
+    for _, piece in rawdisk.pieces(device, range(0, _LARGEST_HEADER, _PIECE), _PIECE):
+        for place in range(0, len(piece), _BLOCK):
+            saved = _SAVED.match(piece, place)
+            identity = parse_identity(saved.group().decode("ascii")) if saved else None
+            if identity is not None:
+                yield identity
 
 
 def identity_of(device: str) -> Optional[Identity]:

@@ -324,19 +324,16 @@ class Remains(NamedTuple):
     subsystem: str
 
 
-def remains(device: str) -> List[Remains]:
-    """Every header that is or was on `device`, intact or not. Raises DiskFails."""
-    found = []
-    with rawdisk.opened(device) as disk:
-        for offset, magic in _PLACES:
-            disk.seek(offset)
-            binary = disk.read(_BINARY_SIZE)
-            if offset == 0 and binary[:8] == _MAGIC + b"\0\1":
-                found.append(Remains(_text(binary[168:208]), "", ""))
-            elif binary[:8] == magic + b"\0\2":
-                found.append(Remains(*(_text(binary[start:end]) for start, end in
-                                       ((168, 208), (24, 72), (208, 256)))))
-    return found
+def remains(device: str) -> Iterator[Remains]:
+    """Every header that is or was on `device`, intact or not. Raises DiskFails after those that can
+    be read."""
+    magics = dict(_PLACES)
+    for offset, binary in rawdisk.pieces(device, magics, _BINARY_SIZE):
+        if offset == 0 and binary[:8] == _MAGIC + b"\0\1":
+            yield Remains(_text(binary[168:208]), "", "")
+        elif binary[:8] == magics[offset] + b"\0\2":
+            yield Remains(*(_text(binary[start:end]) for start, end in
+                            ((168, 208), (24, 72), (208, 256))))
 
 
 def find(device: str) -> Optional[Header]:

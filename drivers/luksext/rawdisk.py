@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-from typing import BinaryIO, Iterator
+from typing import BinaryIO, Iterable, Iterator, Tuple
 
 from luksext import devices
 from luksext.errors import DeviceInUse, DiskFails, HeaderDamaged
@@ -28,6 +28,24 @@ def read(device: str, size: int) -> bytes:
     if len(area) < size:
         raise HeaderDamaged(device, "the disk ends before its data start")
     return area
+
+
+def pieces(device: str, places: Iterable[int], size: int) -> Iterator[Tuple[int, bytes]]:
+    """Each of `places` with the `size` bytes there, or fewer at the end of `device`, as far as they
+    can be read. Raises DiskFails at the end where some cannot: nobody must take what is in a bad
+    sector for what is not there."""
+    failure = None
+    with opened(device) as disk:
+        for place in places:
+            try:
+                disk.seek(place)
+                content = disk.read(size)
+            except OSError as error:
+                failure = error
+                continue
+            yield place, content
+        if failure is not None:
+            raise failure
 
 
 def overwrite(device: str, area: bytes) -> None:

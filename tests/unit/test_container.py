@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """container: a container is known by its LUKS UUID, compared before and after it is opened."""
 import errno
+import io
 import json
 import os
 from types import SimpleNamespace
@@ -8,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import headers
-from luksext import alive, container, cryptsetup, devices, mappings, notes, state
+from luksext import (alive, container, cryptsetup, devices, generation, mappings, notes, rawdisk,
+                     state)
 from luksext.clevis import Pin
 from luksext.container import LuksContainer
 from luksext.cryptsetup import Flags
@@ -420,6 +422,27 @@ def test_a_luks1_disk_of_an_sr_is_known_where_luksmeta_fails_or_is_missing(
                 container.check_formattable(device, force)
         programs.add("luksmeta", "exit 1")
     assert programs.order() == []
+
+
+class FirstBlockBad(io.FileIO):
+    """A disk whose first block cannot be read."""
+
+    def read(self, size=-1):
+        if self.tell() < 4096:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("content", [headers.ours(), luks1_with_mark(), bytes(1 << 16)],
+                         ids=["luks2", "luks1", "empty"])
+def test_beside_a_sector_that_cannot_be_read_a_disk_of_an_sr_is_known(host, monkeypatch, content):
+    device = host.disk("sdb", content)
+    monkeypatch.setattr(rawdisk, "open", lambda path, mode: FirstBlockBad(path), raising=False)
+    found = []
+    with pytest.raises(DiskFails):
+        for identity in generation.traces(device):
+            found.append(identity.sr_uuid)
+    assert found[:1] == [headers.SR] * any(content)
 
 
 def test_a_luks1_disk_of_somebody_else_is_not_ours(host):

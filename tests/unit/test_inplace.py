@@ -79,7 +79,7 @@ class Host:
         """What wipefs sees: LVM's label while nothing was written over it."""
         if self.signatures is not None:
             return self.signatures
-        if header.remains(path):
+        if list(header.remains(path)):
             return ["crypto_LUKS"]
         return ["LVM2_member"] if self.start(path)[:512] == START[:512] else []
 
