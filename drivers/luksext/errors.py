@@ -137,8 +137,10 @@ class ArgumentInvalid(LuksError):
 
     def __init__(self, verb: str, problem: str, allowed: str) -> None:
         super().__init__(
-            "`luksext {}` {}.".format(verb, problem),
-            "Allowed: {}. See: luksext {} --help".format(allowed, verb))
+            "The verb {} {}.".format(verb, problem),
+            # The console has not all verbs that the plugin has.
+            "Allowed: {}. What each verb takes: docs/admin-guide.md, luksext --help".format(
+                allowed))
 
 
 class VerbUnknown(LuksError):

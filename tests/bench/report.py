@@ -7,7 +7,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-_COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
+_COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5",
+            "#9c6b4e", "#9498a0", "#1b6e53", "#7a1f3d")
 
 
 def median(values: Sequence[float]) -> float:
