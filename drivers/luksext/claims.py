@@ -46,8 +46,22 @@ def check(device: str) -> None:
 def held(device: str) -> Iterator[int]:
     """Within, nobody can mount or map `device`, which is open. Raises DeviceInUse, DeviceMissing.
     """
+    with _opened(device, os.O_EXCL) as handle:
+        yield handle
+
+
+@contextlib.contextmanager
+def named(device: str) -> Iterator[None]:
+    """Within, the name of `device` leads to no other disk, should it be pulled: the kernel gives
+    that of a disk away when nobody has it open any more. Raises DeviceMissing."""
+    with _opened(device, 0):
+        yield
+
+
+@contextlib.contextmanager
+def _opened(device: str, flags: int) -> Iterator[int]:
     try:
-        handle = os.open(device, os.O_RDONLY | os.O_EXCL)
+        handle = os.open(device, os.O_RDONLY | flags)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise DeviceMissing(

@@ -214,7 +214,7 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
     so with nothing changed. The caller has checked the device and made `options` by `prepare`, and
     proves the binding by `open`. Sealing takes a while, so the device is checked once more, with
     nobody able to mount or map it until its start is overwritten. A link to it may lead to another
-    disk by then, so it is followed once.
+    disk by then, so it is followed once; from the check on, its name leads to no other.
     A failure after that erases what was begun.
 
     luks_uuid: that of the new container. passphrase: becomes a second keyslot, where given.
@@ -226,25 +226,26 @@ def format_container(device: str, luks_uuid: str, identity: Identity, options: O
     generation = GENERATIONS[version]
     wanted = Format(version, luks_uuid, options.cipher, options.key_bits,
                     str(identity), SUBSYSTEM)
-    with claims.held(device) as handle:
-        check_formattable(device, options.force)
-        _clear_start(device)
-        if options.force:
-            _clear_end(device)
-        claims.forget_partitions(handle)
-    try:
-        cryptsetup.luks_format(device, wanted, BINDING_SLOT, key)
-        generation.write_identity(device, identity)
-        generation.write_binding(device, Binding(BINDING_SLOT, jwe))
-        if passphrase:
-            add_recovery_key(device, version, RECOVERY_SLOT, key, passphrase)
-            generation.write_note(device, header.read(device),
-                                  recovery_note(RECOVERY_SLOT, "passphrase"))
-        return LuksContainer(device, header.read(device))
-    except BaseException:
-        with overtime(), first_error_counts():
-            erase_start(device)
-        raise
+    with claims.named(device):
+        with claims.held(device) as handle:
+            check_formattable(device, options.force)
+            _clear_start(device)
+            if options.force:
+                _clear_end(device)
+            claims.forget_partitions(handle)
+        try:
+            cryptsetup.luks_format(device, wanted, BINDING_SLOT, key)
+            generation.write_identity(device, identity)
+            generation.write_binding(device, Binding(BINDING_SLOT, jwe))
+            if passphrase:
+                add_recovery_key(device, version, RECOVERY_SLOT, key, passphrase)
+                generation.write_note(device, header.read(device),
+                                      recovery_note(RECOVERY_SLOT, "passphrase"))
+            return LuksContainer(device, header.read(device))
+        except BaseException:
+            with overtime(), first_error_counts():
+                erase_start(device)
+            raise
 
 
 def check_formattable(device: str, force: bool) -> None:

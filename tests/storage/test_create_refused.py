@@ -166,6 +166,21 @@ def test_a_disk_in_use_is_refused_even_by_force(host: Host, disk: Disk, use: str
 
 
 @pytest.mark.slow
+def test_the_name_of_a_disk_that_is_open_goes_to_no_other(
+        host: Host, new_disk: Callable[..., Disk]) -> None:
+    """On which claims.named relies, while a disk is formatted."""
+    def name_of(disk: Disk) -> str:
+        return host.sh(f"readlink -f {disk.by_id}")
+
+    disk = new_disk()
+    name = name_of(disk)
+    host.sh(f"sleep 600 <{disk.by_id} >/dev/null 2>&1 & echo $! >/tmp/user")
+    host.machine.remove_disk(disk.name)
+    assert name_of(new_disk()) != name
+    host.sh("kill $(cat /tmp/user)")
+
+
+@pytest.mark.slow
 def test_a_multipath_map_stands_for_its_disk(host: Host, disk: Disk, luks_version: str) -> None:
     host.sh(MULTIPATH.format(disk.by_id))
     # A key as we make them, which takes no time to be stretched.

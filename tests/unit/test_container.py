@@ -522,6 +522,22 @@ def test_all_is_written_to_the_disk_that_a_link_led_to_at_first(host, programs):
         assert disk.read() == b"of somebody else"
 
 
+def test_while_it_is_formatted_the_disk_is_open_so_that_its_name_leads_to_no_other(
+        host, monkeypatch):
+    opened = []
+
+    def format(device, *_):
+        opened.extend(os.path.realpath("/proc/self/fd/" + name)
+                      for name in os.listdir("/proc/self/fd"))
+        raise CommandFailed("cryptsetup luksFormat", 1, "no")
+
+    monkeypatch.setattr(cryptsetup, "luks_format", format)
+    device = host.disk("sdb")
+    with pytest.raises(CommandFailed):
+        container.format_container(device, headers.UUID, OURS, OPTIONS, None)
+    assert os.path.realpath(device) in opened
+
+
 def test_formatting_makes_a_bound_container_with_our_mark(host, programs):
     device = host.disk("sdb")
     made = container.format_container(device, headers.UUID, OURS, OPTIONS, None)
